@@ -1,0 +1,66 @@
+//! The one error type: what went wrong with which object, and the way out.
+//!
+//! A message is lower case without a full stop, names its object, and says what to do in parentheses where that helps.
+//! `main` maps a kind to an exit code and `routes` maps it to an HTTP status; nothing else looks at it.
+//! No message ever holds a secret: keys, tokens and passwords are named by what they are.
+
+use std::fmt;
+
+/// What sort of failure an [`Error`] is, for the two places that translate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line or a value on it is wrong.
+    Usage,
+    /// The named object does not exist.
+    NotFound,
+    /// Someone else holds the database, or there is no room: worth another try later.
+    Unavailable,
+    /// Everything else; over HTTP the message goes to the log alone.
+    Internal,
+}
+
+/// A failure with its message for people.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// The sort of failure.
+    pub kind: Kind,
+    message: String,
+}
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of this kind with this message.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into() }
+    }
+
+    /// The command line or a value on it is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// The named object does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Error::new(Kind::NotFound, message)
+    }
+
+    /// A failure that no other kind fits.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Error::new(Kind::Internal, message)
+    }
+
+    /// The same failure, with what was being done in front of it.
+    pub fn context(self, doing: impl fmt::Display) -> Self {
+        Error { kind: self.kind, message: format!("{doing}: {}", self.message) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,215 @@
+//! One client's connection: reads a request whole, has it answered, writes the answer, and again.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::Gate;
+use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
+use crate::log;
+
+/// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
+/// unread bytes would reset it, and the client would never see why it was refused.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// Serves a connection to its end.
+pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let peer = stream.peer_addr().map_or_else(|_| "-".to_owned(), |peer| peer.ip().to_canonical().to_string());
+    let mut client = Client { stream, unread: Vec::new(), timeout: None };
+    let mut patience = gate.limits.request;
+    loop {
+        let (head, body) = match client.read_request(gate, patience) {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(refusal) => return client.refuse(refusal, &peer, gate.limits.answer),
+        };
+        gate.set_waiting(id, false);
+        let request = head::rewrite(&head, &peer, &body);
+        let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                gate.set_waiting(id, true);
+                return client.refuse(refusal, &peer, gate.limits.answer);
+            }
+        };
+        let keep_alive = head.keep_alive && !gate.draining();
+        let bytes = answer.bytes(if keep_alive { "keep-alive" } else { "close" });
+        if client.write(&bytes, gate.limits.answer).is_err() {
+            return;
+        }
+        let may_wait = gate.set_waiting(id, true);
+        if !keep_alive {
+            return client.linger();
+        }
+        if !may_wait {
+            return;
+        }
+        patience = gate.limits.idle;
+    }
+}
+
+struct Client<'a> {
+    stream: &'a TcpStream,
+    /// What has been read and not been used.
+    unread: Vec<u8>,
+    /// The timeout that the socket has for reading, so as to set it only when it changes.
+    timeout: Option<Duration>,
+}
+
+impl Client<'_> {
+    /// The next request with its body; none when the client has gone or keeps silent.
+    ///
+    /// `patience` is for its first byte; from there on the limit for a whole request counts.
+    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+        let limits = &gate.limits;
+        let mut deadline = Instant::now() + limits.request;
+        let mut seen = 0;
+        // Some clients send an empty line after a body (RFC 9112 section 2.2): one is overlooked.
+        let mut empty_lines = 0;
+        let end = loop {
+            if empty_lines == 0 && self.unread.starts_with(b"\r\n") {
+                self.unread.drain(..2);
+                empty_lines += 1;
+            }
+            if self.unread != b"\r" {
+                if let Some(end) = head::end(&self.unread, seen)? {
+                    if end > limits.head {
+                        return Err(HEAD_TOO_LARGE);
+                    }
+                    break end;
+                }
+                seen = self.unread.len();
+            }
+            if self.unread.len() >= limits.head {
+                return Err(HEAD_TOO_LARGE);
+            }
+            let read = if self.unread.is_empty() {
+                match self.read(patience) {
+                    // The client said nothing, so that nothing needs to be said to it.
+                    Err(_) | Ok(0) => return Ok(None),
+                    Ok(read) => {
+                        deadline = Instant::now() + limits.request;
+                        read
+                    }
+                }
+            } else {
+                self.read_until(deadline)?
+            };
+            if read == 0 {
+                return Ok(None);
+            }
+        };
+        let head = head::read(&self.unread[..end], limits.body)?;
+        let whole = end + head.body;
+        if head.expects_continue && self.unread.len() < whole {
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", limits.answer).map_err(|_| TOO_SLOW)?;
+        }
+        self.unread.reserve_exact(whole.saturating_sub(self.unread.len()));
+        while self.unread.len() < whole {
+            if self.read_until(deadline)? == 0 {
+                return Ok(None);
+            }
+        }
+        let body = self.unread[end..whole].to_vec();
+        self.unread.drain(..whole);
+        self.unread.shrink_to(4096);
+        Ok(Some((head, body)))
+    }
+
+    fn read_until(&mut self, deadline: Instant) -> Result<usize, Refusal> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(TOO_SLOW);
+        }
+        match self.read(left) {
+            Ok(read) => Ok(read),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(TOO_SLOW),
+            Err(_) => Ok(0),
+        }
+    }
+
+    /// Reads some bytes, waiting no longer than this; 0 when the client has closed its side.
+    fn read(&mut self, wait: Duration) -> io::Result<usize> {
+        if self.timeout != Some(wait) {
+            // A timeout of zero would mean none at all.
+            self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+            self.timeout = Some(wait);
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            match (&*self.stream).read(&mut bytes) {
+                Ok(read) => {
+                    self.unread.extend_from_slice(&bytes[..read]);
+                    return Ok(read);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes all bytes within this time.
+    fn write(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + limit;
+        self.stream.set_write_timeout(Some(limit))?;
+        while !bytes.is_empty() {
+            match (&*self.stream).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_write_timeout(Some(left))?;
+        }
+        Ok(())
+    }
+
+    /// Answers a request that does not get through, and ends.
+    fn refuse(&mut self, refusal: Refusal, peer: &str, limit: Duration) {
+        let Refusal { status, reason } = refusal;
+        log::event(&[("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)]);
+        let (title, text) = match status {
+            408 => ("Request Timeout", "the request took too long to arrive"),
+            411 => ("Length Required", "send the body with a Content-Length"),
+            413 => ("Content Too Large", "the body is too large"),
+            417 => ("Expectation Failed", "only 100-continue can be expected"),
+            431 => ("Request Header Fields Too Large", "the head of the request is too large"),
+            503 => ("Service Unavailable", "busy, try again in some seconds"),
+            504 => ("Gateway Timeout", "the request took too long to be answered"),
+            505 => ("HTTP Version Not Supported", "this server speaks HTTP/1.1"),
+            500 => ("Internal Server Error", "the request could not be answered"),
+            _ => ("Bad Request", "the request is malformed"),
+        };
+        let body = format!("{title}: {text}\n");
+        let retry = if status == 503 { "Retry-After: 5\r\n" } else { "" };
+        let answer = format!(
+            "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{retry}\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        if self.write(answer.as_bytes(), limit).is_ok() {
+            self.linger();
+        }
+    }
+
+    fn linger(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + LINGER.0;
+        let mut thrown_away = 0;
+        while thrown_away < LINGER.1 {
+            self.unread.clear();
+            match self.read_until(deadline) {
+                Ok(read) if read > 0 => thrown_away += read,
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Reads the head of a request strictly and writes it anew for the loop behind the gate.
+//!
+//! Pure: bytes in, a verdict out. What has two readings is refused, so that nobody behind can take it for something else
+//! (request smuggling, RFC 9112 section 11.2). The only file that names httparse.
+
+use std::fmt::Write as _;
+
+use super::PEER;
+
+/// The most header lines of a request.
+const HEADERS: usize = 64;
+
+/// The headers that handlers may see, all others end here: the fewer get through, the fewer can do harm.
+const PASSED: &[&str] = &["host", "authorization", "accept", "accept-language", "content-type", "user-agent"];
+
+/// Why a request is refused: the status of the answer, and a word for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status code.
+    pub status: u16,
+    /// The word to search the log for.
+    pub reason: &'static str,
+}
+
+const fn refuse(status: u16, reason: &'static str) -> Refusal {
+    Refusal { status, reason }
+}
+
+/// The client took longer than it may.
+pub const TOO_SLOW: Refusal = refuse(408, "gate-timeout");
+/// The head is larger than it may be.
+pub const HEAD_TOO_LARGE: Refusal = refuse(431, "gate-head-too-large");
+
+/// A head that was found good.
+#[derive(Debug)]
+pub struct Head {
+    /// Written anew, up to and without the lines for the peer and the body's length.
+    pub rewritten: String,
+    /// Bytes of body that follow.
+    pub body: usize,
+    /// Whether the answer to it has no body, its method being `HEAD`.
+    pub is_head: bool,
+    /// Whether the client is able and willing to send another request on the same connection.
+    pub keep_alive: bool,
+    /// Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
+}
+
+/// Where the head ends, counted from the start of `bytes`; none if it is not all there.
+///
+/// `seen` bytes were looked at before. Refuses at the first byte that can't belong to a request.
+pub fn end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Refusal> {
+    match bytes.first() {
+        None => return Ok(None),
+        // A letter begins every method: this refuses TLS and binary protocols at once instead of after a timeout.
+        Some(first) if !first.is_ascii_alphabetic() => return Err(refuse(400, "gate-not-http")),
+        Some(_) => {}
+    }
+    for at in seen..bytes.len() {
+        match bytes[at] {
+            b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Err(refuse(400, "gate-bare-lf")),
+            b'\n' if bytes[..at - 1].ends_with(b"\r\n") => return Ok(Some(at + 1)),
+            b'\n' => {}
+            0 => return Err(refuse(400, "gate-nul")),
+            _ if at > 0 && bytes[at - 1] == b'\r' => return Err(refuse(400, "gate-bare-cr")),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Reads a whole head. `body_max` is the most bytes of body that are taken.
+pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(refuse(400, "gate-malformed")),
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(431, "gate-too-many-headers")),
+        Err(httparse::Error::Version) => return Err(refuse(505, "gate-version")),
+        Err(_) => return Err(refuse(400, "gate-malformed")),
+    }
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(refuse(400, "gate-malformed"));
+    };
+    let is_new = version == 1;
+    let headers = Headers(request.headers);
+    let connection = headers.words("connection");
+    if headers.count("host") > 1 || (is_new && headers.count("host") == 0) {
+        return Err(refuse(400, "gate-host"));
+    }
+    let (body, expects_continue) = body(&headers, body_max)?;
+    let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
+    for name in PASSED {
+        if let Some(value) = headers.single(name)? {
+            // tiny_http takes ASCII alone; a byte of another script must not make the header disappear.
+            let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '?' };
+            let value: String = value.trim_ascii().iter().map(ascii).collect();
+            let _ = write!(rewritten, "{name}: {value}\r\n");
+        }
+    }
+    let has = |word: &str| connection.iter().any(|found| found == word);
+    Ok(Head {
+        rewritten,
+        body,
+        is_head: method == "HEAD",
+        keep_alive: if is_new { !has("close") } else { has("keep-alive") },
+        expects_continue: expects_continue && is_new,
+    })
+}
+
+/// The whole request as the loop behind the gate gets it.
+pub fn rewrite(head: &Head, peer: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(head.rewritten.len() + 64 + body.len());
+    bytes.extend_from_slice(head.rewritten.as_bytes());
+    bytes.extend_from_slice(format!("{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// The target as path and query, whichever legal form it came in (RFC 9112 section 3.2).
+fn origin_form<'a>(method: &str, target: &'a str) -> Result<&'a str, Refusal> {
+    let target_is_bad = refuse(400, "gate-target");
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(target_is_bad);
+    }
+    let path = if target.starts_with('/') {
+        target
+    } else if target == "*" && method == "OPTIONS" {
+        // The loop behind the gate keeps `*` for the gate.
+        "/*"
+    } else {
+        let scheme = target.get(..8).filter(|s| s.eq_ignore_ascii_case("https://")).map(str::len);
+        let scheme = scheme.or_else(|| target.get(..7).filter(|s| s.eq_ignore_ascii_case("http://")).map(str::len));
+        let rest = target.get(scheme.ok_or(target_is_bad)?..).unwrap_or_default();
+        let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let path = &rest[at..];
+        if path.is_empty() { "/" } else { path }
+    };
+    if path.starts_with('/') && !path.contains('#') { Ok(path) } else { Err(target_is_bad) }
+}
+
+/// The length of the body, and whether the client waits to be told to send it.
+fn body(headers: &Headers, body_max: usize) -> Result<(usize, bool), Refusal> {
+    if headers.count("transfer-encoding") > 0 {
+        // Together with a length it is an attack; alone it is a client that can be told to send the length.
+        let both = headers.count("content-length") > 0;
+        return Err(if both { refuse(400, "gate-two-lengths") } else { refuse(411, "gate-chunked") });
+    }
+    let length = match headers.single("content-length").map_err(|_| refuse(400, "gate-two-lengths"))? {
+        None => 0,
+        Some(value) => {
+            let digits = value.trim_ascii();
+            if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+                return Err(refuse(400, "gate-length"));
+            }
+            // A number that does not fit is too large as well.
+            let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+            length.filter(|length| *length <= body_max).ok_or(refuse(413, "gate-body-too-large"))?
+        }
+    };
+    let expects_continue = match headers.single("expect")? {
+        None => false,
+        Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") => length > 0,
+        Some(_) => return Err(refuse(417, "gate-expectation")),
+    };
+    Ok((length, expects_continue))
+}
+
+struct Headers<'a>(&'a [httparse::Header<'a>]);
+
+impl Headers<'_> {
+    fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
+        self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+
+    fn count(&self, name: &str) -> usize {
+        self.all(name).count()
+    }
+
+    /// The value of a header that may be there once; for those that may be repeated, the first.
+    fn single<'s>(&'s self, name: &'s str) -> Result<Option<&'s [u8]>, Refusal> {
+        let repeatable = matches!(name, "accept" | "accept-language" | "user-agent");
+        let mut values = self.all(name);
+        let first = values.next();
+        if !repeatable && values.next().is_some() {
+            return Err(refuse(400, "gate-repeated-header"));
+        }
+        Ok(first)
+    }
+
+    /// The words of a list, in lower case.
+    fn words(&self, name: &str) -> Vec<String> {
+        let lists = self.all(name).map(String::from_utf8_lossy);
+        lists
+            .flat_map(|list| list.split(',').map(|word| word.trim().to_ascii_lowercase()).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(request: &str) -> u16 {
+        match end(request.as_bytes(), 0) {
+            Err(refusal) => refusal.status,
+            Ok(None) => 0,
+            Ok(Some(at)) => read(&request.as_bytes()[..at], 100).map_or_else(|refusal| refusal.status, |_| 200),
+        }
+    }
+
+    #[test]
+    fn only_requests_with_one_reading_get_through() {
+        for (expected, request) in [
+            (200, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (200, "GET / HTTP/1.0\r\n\r\n"),
+            (200, "POST /x?y HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"),
+            (200, "GET http://a.example/x HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (200, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (0, "GET / HTTP/1.1\r\nHost: a\r\n"),
+            (400, "GET / HTTP/1.1\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+            (400, "GET / HTTP/1.1\nHost: a\n\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n"),
+            (400, "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET x HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET /#x HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "\u{16}\u{3}\u{1}"),
+            (400, "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+            (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            (411, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n"),
+            (413, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n"),
+            (413, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n"),
+            (417, "POST / HTTP/1.1\r\nHost: a\r\nExpect: cake\r\nContent-Length: 1\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n"),
+        ] {
+            assert_eq!(status(request), expected, "{request:?}");
+        }
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100));
+        assert_eq!(status(&many), 431);
+    }
+
+    #[test]
+    fn what_goes_on_is_written_anew_and_holds_nothing_of_ours_from_outside() {
+        let request = b"POST http://a.example?x HTTP/1.1\r\nHost: a\r\nX-Invited-Peer: 1.2.3.4\r\nTE: chunked\r\n\
+            Connection: close\r\nUser-Agent:  M\xc3\xbc \r\nContent-Length: 3\r\n\r\n";
+        assert!(read(request, 100).is_err(), "a query without a path has no origin form");
+        let request = String::from_utf8_lossy(request).replace("example?x", "example/?x");
+        let head = read(request.as_bytes(), 100).unwrap();
+        assert!(!head.keep_alive);
+        let written = String::from_utf8(rewrite(&head, "::1", b"abc")).unwrap();
+        assert_eq!(
+            written,
+            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M??\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
+        );
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_its_version_says() {
+        let keep = |request: &str| read(request.as_bytes(), 0).unwrap().keep_alive;
+        assert!(keep("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(!keep("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"));
+        assert!(!keep("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keep("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+}

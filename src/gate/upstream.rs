@@ -1,0 +1,179 @@
+//! The permanent private connections between the gate and the loop behind it.
+//!
+//! As many as the loop has workers, opened one after the other, each only once the one before is served: tiny_http 0.12
+//! strands connections that come in a burst. One that dies is opened anew when it is next needed.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::head::Refusal;
+
+/// How long a worker may take for an answer. The store itself gives up earlier.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a new connection may take to be served.
+const OPEN: Duration = Duration::from_secs(1);
+
+const BUSY: Refusal = Refusal { status: 503, reason: "gate-busy" };
+const WORKER_TOO_SLOW: Refusal = Refusal { status: 504, reason: "gate-worker-timeout" };
+const BROKEN: Refusal = Refusal { status: 500, reason: "gate-upstream" };
+
+/// The connections that are free; one that has died stays in its place as none.
+pub struct Upstream {
+    socket: PathBuf,
+    free: Mutex<Vec<Option<UnixStream>>>,
+    freed: Condvar,
+    /// Held while a connection is opened: one at a time.
+    opening: Mutex<()>,
+}
+
+/// The answer of the loop behind the gate.
+pub struct Answer {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// The answer as the client gets it.
+    pub fn bytes(&self, connection: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.head.len() + 32 + self.body.len());
+        bytes.extend_from_slice(self.head.as_bytes());
+        bytes.extend_from_slice(format!("Connection: {connection}\r\n\r\n").as_bytes());
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+impl Upstream {
+    /// Opens this many connections to the socket.
+    pub fn open(socket: PathBuf, count: usize) -> io::Result<Upstream> {
+        let upstream =
+            Upstream { socket, free: Mutex::new(Vec::new()), freed: Condvar::new(), opening: Mutex::new(()) };
+        for _ in 0..count {
+            let stream = upstream.open_one()?;
+            upstream.lock().push(Some(stream));
+        }
+        Ok(upstream)
+    }
+
+    /// Has a request answered: waits this long at most for a free connection, and hence for a worker.
+    pub fn exchange(&self, request: &[u8], is_head: bool, wait: Duration) -> Result<Answer, Refusal> {
+        let stream = self.take(wait).ok_or(BUSY)?;
+        // From here on its place is given back, however this ends.
+        let mut taken = Taken { upstream: self, stream: None };
+        let mut stream = match stream {
+            Some(stream) => stream,
+            None => self.open_one().map_err(|_| BROKEN)?,
+        };
+        let answer = exchange(&mut stream, request, is_head).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => WORKER_TOO_SLOW,
+            _ => BROKEN,
+        })?;
+        taken.stream = Some(stream);
+        Ok(answer)
+    }
+
+    fn take(&self, wait: Duration) -> Option<Option<UnixStream>> {
+        let deadline = Instant::now() + wait;
+        let mut free = self.lock();
+        loop {
+            if let Some(stream) = free.pop() {
+                return Some(stream);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            free = self.freed.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<UnixStream>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection and sees that it is served; tries again when it was stranded.
+    fn open_one(&self) -> io::Result<UnixStream> {
+        let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = io::Error::from(io::ErrorKind::TimedOut);
+        for _ in 0..5 {
+            let mut stream = UnixStream::connect(&self.socket)?;
+            stream.set_write_timeout(Some(ANSWER))?;
+            stream.set_read_timeout(Some(OPEN))?;
+            match exchange(&mut stream, b"OPTIONS * HTTP/1.1\r\n\r\n", false) {
+                Ok(_) => {
+                    stream.set_read_timeout(Some(ANSWER))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A place of the pool that is in use; given back with its connection, or empty if that did not end well.
+struct Taken<'a> {
+    upstream: &'a Upstream,
+    stream: Option<UnixStream>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.upstream.lock().push(self.stream.take());
+        self.upstream.freed.notify_one();
+    }
+}
+
+/// Sends a request and reads the answer, which always has a `Content-Length` where it has a body.
+fn exchange(stream: &mut UnixStream, request: &[u8], is_head: bool) -> io::Result<Answer> {
+    stream.write_all(request)?;
+    let mut bytes = Vec::with_capacity(1024);
+    let mut chunk = [0; 4096];
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at;
+        }
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&chunk[..read]);
+    };
+    let (head, length) = answer_head(&bytes[..end])?;
+    let mut body = bytes.split_off(end + 4);
+    let length = if is_head { 0 } else { length };
+    if body.len() > length {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    body.reserve_exact(length - body.len());
+    stream.take((length - body.len()) as u64).read_to_end(&mut body)?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Answer { head, body })
+}
+
+/// The head as it goes on to the client, and the length of the body.
+fn answer_head(bytes: &[u8]) -> io::Result<(String, usize)> {
+    let text = std::str::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut head = String::with_capacity(text.len() + 2);
+    let mut length = 0;
+    for (number, line) in text.split("\r\n").enumerate() {
+        if number > 0 {
+            let (name, value) = line.split_once(':').ok_or(io::ErrorKind::InvalidData)?;
+            if name.eq_ignore_ascii_case("server") || name.eq_ignore_ascii_case("connection") {
+                continue;
+            }
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
+            }
+        }
+        head.push_str(line);
+        head.push_str("\r\n");
+    }
+    Ok((head, length))
+}

@@ -1,0 +1,126 @@
+//! Requests and responses as the handlers see them: plain values, whole and bounded.
+//!
+//! Knows no sockets, no tiny_http and no routes.
+
+use form_urlencoded::parse;
+
+/// A request that the gate has let through.
+pub struct Request {
+    /// The method as sent, such as `GET`.
+    pub method: String,
+    /// What comes before the first `?` of the target, as sent.
+    pub path: String,
+    /// What comes after it; none if there is no `?`.
+    pub query: Option<String>,
+    /// Header names in lower case, each with its value; only those that [`crate::gate`] lets through.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// Splits a request target in origin form (RFC 9112 section 3.2.1).
+    pub fn new(method: &str, target: &str, headers: Vec<(String, String)>) -> Request {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
+        };
+        Request { method: method.to_owned(), path: path.to_owned(), query, headers }
+    }
+
+    /// The value of a header, by its name in lower case. The gate lets each through once at most.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The decoded value of a pair in the query; where there are several, the last one counts.
+    ///
+    /// As in Prosody, a bare word is not a pair: `?a` has no `a`, `?a=` has an empty one.
+    pub fn query_value(&self, name: &str) -> Option<String> {
+        let pairs = self.query.as_deref()?.split('&').filter(|pair| pair.contains('='));
+        pairs
+            .filter_map(|pair| parse(pair.as_bytes()).next()).rfind(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    /// Whether a person's browser asks, rather than a program: it names `text/html` among what it accepts.
+    pub fn wants_html(&self) -> bool {
+        self.header("accept").is_some_and(|accept| accept.to_ascii_lowercase().contains("text/html"))
+    }
+}
+
+/// A response on its way out.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code (RFC 9110 section 15).
+    pub status: u16,
+    /// Names and values, all of them ASCII without line breaks.
+    pub headers: Vec<(&'static str, String)>,
+    /// The whole body.
+    pub body: String,
+}
+
+impl Response {
+    /// A response without headers or body.
+    pub fn new(status: u16) -> Response {
+        Response { status, headers: Vec::new(), body: String::new() }
+    }
+
+    /// The same with one more header.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same with a body of this media type.
+    pub fn with_body(mut self, media_type: &'static str, body: impl Into<String>) -> Response {
+        self.body = body.into();
+        self.with("Content-Type", media_type)
+    }
+}
+
+/// A response, and what the log says of it.
+#[derive(Debug)]
+pub struct Answer {
+    /// What the client gets.
+    pub response: Response,
+    /// One word that says why, to search the log for.
+    pub reason: &'static str,
+    /// The id of the key that the request was made with, once it is known to be a key of ours.
+    pub key: Option<String>,
+    /// For the log alone: what went wrong inside.
+    pub detail: Option<String>,
+}
+
+impl Answer {
+    /// An answer without a key.
+    pub fn new(reason: &'static str, response: Response) -> Answer {
+        Answer { response, reason, key: None, detail: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(query: &str, name: &str) -> Option<String> {
+        Request::new("GET", &format!("/x?{query}"), Vec::new()).query_value(name)
+    }
+
+    #[test]
+    fn the_last_pair_counts_and_a_bare_word_is_none() {
+        assert_eq!(value("key=a&key=b", "key").as_deref(), Some("b"));
+        assert_eq!(value("key=a%2Fb", "key").as_deref(), Some("a/b"));
+        assert_eq!(value("key=a/b=c", "key").as_deref(), Some("a/b=c"));
+        assert_eq!(value("k%65y=x", "key").as_deref(), Some("x"));
+        assert_eq!(value("redirect", "redirect"), None);
+        assert_eq!(value("redirect=", "redirect").as_deref(), Some(""));
+        assert_eq!(value("", "key"), None);
+        assert_eq!(value("key=%zz%f", "key").as_deref(), Some("%zz%f"));
+    }
+
+    #[test]
+    fn a_target_splits_at_its_first_question_mark() {
+        let request = Request::new("GET", "/invite?a?b", Vec::new());
+        assert_eq!((request.path.as_str(), request.query.as_deref()), ("/invite", Some("a?b")));
+        assert_eq!(Request::new("GET", "/invite", Vec::new()).query, None);
+    }
+}

@@ -1,0 +1,37 @@
+//! `invited` hands out invites to an XMPP server.
+//!
+//! Parses, runs, prints the error, sets the exit code: 0 done, 1 failed, 2 wrong usage.
+
+mod api;
+mod cli;
+mod commands;
+mod error;
+mod gate;
+mod host;
+mod http;
+mod invite;
+mod key;
+mod log;
+mod page;
+mod random;
+mod routes;
+mod server;
+mod settings;
+mod store;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use error::Kind;
+
+fn main() -> ExitCode {
+    let args = std::env::args_os().skip(1);
+    let outcome = cli::parse(args, std::env::var_os("INVITED_DB")).and_then(commands::run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "invited: {error}");
+            ExitCode::from(if error.kind == Kind::Usage { 2 } else { 1 })
+        }
+    }
+}

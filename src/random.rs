@@ -1,0 +1,32 @@
+//! Bytes from the operating system's generator, as text that needs no escaping in a URL.
+//!
+//! The only file that names getrandom and base64. Knows nothing of what the bytes are for.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::error::{Error, Result};
+
+/// `N` random bytes as base64url without padding (RFC 4648 section 5): letters, digits, `-` and `_`.
+pub fn base64url<const N: usize>() -> Result<String> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_url_safe_unpadded_and_different() {
+        let texts: Vec<String> = (0..64).map(|_| base64url::<12>().unwrap()).collect();
+        for text in &texts {
+            assert_eq!(text.len(), 16);
+            assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{text}");
+        }
+        let different: std::collections::HashSet<_> = texts.iter().collect();
+        assert_eq!(different.len(), texts.len());
+    }
+}

@@ -1,0 +1,137 @@
+//! The blocking tiny_http loop and its pool of workers, behind a private socket.
+//!
+//! tiny_http 0.12 must not meet bytes from outside (the README says why), so that it listens on a Unix socket in a folder of
+//! this process's own, where only the gate connects. The only file that names tiny_http; knows nothing of the world
+//! outside, nor what a route means.
+
+use std::fs::{self, DirBuilder};
+use std::io::Cursor;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use tiny_http::{Header, Server, StatusCode};
+
+use crate::error::{Error, Result};
+use crate::http::{Answer, Request};
+use crate::log;
+use crate::random;
+use crate::routes::{self, App};
+use crate::store::Store;
+
+/// Workers, and hence requests that are answered at the same time. They mostly wait for the disk, so that more of them than
+/// processors let more invites share a sync.
+pub const WORKERS: usize = 32;
+
+/// A folder that only this user can enter, removed when this is dropped.
+pub struct PrivateFolder(PathBuf);
+
+impl PrivateFolder {
+    /// Makes a folder with a random name in the one for temporary files, or in the one that systemd provides.
+    pub fn make() -> Result<PrivateFolder> {
+        let parent = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
+        // The address of a Unix socket has room for 107 bytes.
+        let parent = if parent.as_os_str().len() > 60 { PathBuf::from("/tmp") } else { parent };
+        let path = parent.join(format!("invited-{}", random::base64url::<12>()?));
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
+            Error::internal(format!(
+                "cannot make the folder {}: {error} (set TMPDIR to a writable folder)",
+                path.display()
+            ))
+        })?;
+        Ok(PrivateFolder(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Starts the loop on the socket and its workers, each with a connection of its own for reading.
+///
+/// Should the loop ever end, the process ends with exit code 1, for its supervisor to start it again: deaf is worse than dead.
+pub fn start(socket: &Path, app: App, store: &Store) -> Result<()> {
+    let server = Server::http_unix(socket)
+        .map_err(|error| Error::internal(format!("cannot listen on {}: {error}", socket.display())))?;
+    let server = Arc::new(server);
+    let app = Arc::new(app);
+    for number in 0..WORKERS {
+        let (server, app, store) = (Arc::clone(&server), Arc::clone(&app), store.another()?);
+        thread::Builder::new()
+            .name(format!("worker {number}"))
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                while let Ok(request) = server.recv() {
+                    serve(&app, &store, request);
+                }
+                log::event(&[("event", &"loop-ended")]);
+                std::process::exit(1);
+            })
+            .map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
+    }
+    Ok(())
+}
+
+fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
+    // The gate asks this once for each connection that it opens, to see that it is served.
+    if incoming.url() == "*" {
+        let _ = incoming.respond(tiny_http::Response::empty(204));
+        return;
+    }
+    let start = Instant::now();
+    let headers = incoming.headers().iter();
+    let headers = headers.map(|header| (header.field.as_str().as_str().to_ascii_lowercase(), header.value.to_string()));
+    let request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
+    // The gate has bounded the body. It is read even where nobody wants it, or it would be taken for the next request.
+    let _ = std::io::copy(incoming.as_reader(), &mut std::io::sink());
+    let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, store, &request, log::now())))
+        .unwrap_or_else(|_| routes::panicked());
+    write_log(&request, &answer, start);
+    let response = answer.response;
+    let mut out = tiny_http::Response::new(
+        StatusCode(response.status),
+        Vec::with_capacity(response.headers.len()),
+        Cursor::new(response.body.as_bytes()),
+        Some(response.body.len()),
+        None,
+    )
+    .with_chunked_threshold(usize::MAX);
+    for (name, value) in &response.headers {
+        if let Ok(header) = Header::from_bytes(*name, value.as_str()) {
+            out.add_header(header);
+        }
+    }
+    // Only the gate can have gone, and it logs that itself.
+    let _ = incoming.respond(out);
+}
+
+fn write_log(request: &Request, answer: &Answer, start: Instant) {
+    let micros = start.elapsed().as_micros();
+    let status = answer.response.status;
+    let peer = request.header(crate::gate::PEER).unwrap_or("-");
+    let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
+        ("method", &request.method),
+        ("path", &request.path),
+        ("status", &status),
+        ("reason", &answer.reason),
+        ("peer", &peer),
+        ("us", &micros),
+    ];
+    if let Some(key) = &answer.key {
+        pairs.push(("key", key));
+    }
+    if let Some(detail) = &answer.detail {
+        pairs.push(("detail", detail));
+    }
+    log::event(&pairs);
+}

@@ -1,0 +1,384 @@
+//! The SQLite file: opened, brought up to date, read and written through typed functions.
+//!
+//! [`Store`] is one connection: the command line has one, and so has each worker of the server, for reading. [`Tx`] is what
+//! can be done inside one write transaction. [`Writer`] is the server's only way to write. This file and its folder are the
+//! only ones that name rusqlite; they know nothing of HTTP or of what is shown to whom.
+//!
+//! Two rules protect the XMPP server, which shares the file and does not wait for locks. The write lock is never held
+//! across a sync: transactions commit with `synchronous=NORMAL` in WAL mode, and the `-wal` file is synced after the lock
+//! has gone. And the database and `-shm` files are never opened by hand while a connection is open: closing such a
+//! descriptor would drop this process's locks on them (POSIX, fcntl).
+
+mod prosody;
+mod writer;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+
+use crate::error::{Error, Kind, Result};
+use crate::host::Host;
+use crate::invite::{self, Invite};
+use crate::key::Digest;
+
+pub use writer::Writer;
+
+/// How long a connection of ours waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Each step from one schema version to the next, the first one making version 1. Only ever appended to.
+const MIGRATIONS: &[&str] = &[include_str!("store/schema.sql")];
+
+/// One connection to the file.
+pub struct Store {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// An API key as it is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The public half.
+    pub id: String,
+    /// What the admin calls it.
+    pub name: Option<String>,
+}
+
+/// What a request that brings a key is checked against.
+pub struct KeyCheck {
+    /// The host for which the key makes invites.
+    pub host: String,
+    /// What is kept of its secret.
+    pub digest: Digest,
+}
+
+/// An invite as it is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InviteRow {
+    /// The host that it invites to.
+    pub host: String,
+    /// What it is for.
+    pub kind: invite::Kind,
+    /// Whether it was used up.
+    pub used: bool,
+    /// Unix seconds; still good at this very second.
+    pub expires_at: i64,
+}
+
+impl Store {
+    /// Opens the file, making it if there is none: mode 0660 less the umask, so that a group can share it with the XMPP
+    /// server. A missing folder is not made.
+    pub fn create(path: &Path) -> Result<Store> {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o660).open(path);
+        match made {
+            Ok(file) => {
+                // The folder is synced so that a power cut can't take the file's name away from under answered invites.
+                drop(file);
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new("."));
+                File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| {
+                    Error::internal(format!("cannot sync the folder {}: {error}", folder.display()))
+                })?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(cannot_create(path, &error)),
+        }
+        Store::open(path)
+    }
+
+    /// Opens a file that is there, and brings it up to date.
+    pub fn open(path: &Path) -> Result<Store> {
+        match path.metadata() {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => {
+                return Err(Error::internal(format!(
+                    "cannot open {}: it is not a file (pass --db FILE)",
+                    path.display()
+                )));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::not_found(format!(
+                    "there is no database {} (`invited create HOST` makes it together with a first key, or pass --db FILE)",
+                    path.display()
+                )));
+            }
+            Err(error) => return Err(cannot_open(path, &error)),
+        }
+        // SQLite opens read-only what it may not write and complains at the first write; this says it at once.
+        // (No connection of this process is open on the file when the command line comes here; the server's own
+        // connections are opened by `another`.)
+        if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
+            return Err(cannot_open(path, &error));
+        }
+        let mut store = Store::connect(path)?;
+        store.migrate().map_err(|error| error.context(format_args!("cannot open {}", path.display())))?;
+        Ok(store)
+    }
+
+    /// Another connection to the file that this one has open.
+    pub fn another(&self) -> Result<Store> {
+        Store::connect(&self.path)
+    }
+
+    fn connect(path: &Path) -> Result<Store> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connect = || -> Result<Connection> {
+            let conn = Connection::open_with_flags(path, flags)?;
+            conn.busy_timeout(BUSY_TIMEOUT)?;
+            let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+            if mode != "wal" {
+                let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+                if mode != "wal" {
+                    return Err(Error::internal(format!(
+                        "SQLite's write-ahead log can't be used there (journal mode {mode}); the file must be on a local disk"
+                    )));
+                }
+            }
+            // A cache of 256 KiB: lookups touch a handful of pages, and each worker has a connection.
+            conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY")?;
+            Ok(conn)
+        };
+        let conn = connect().map_err(|error| error.context(format_args!("cannot open {}", path.display())))?;
+        Ok(Store { conn, path: path.to_owned() })
+    }
+
+    fn migrate(&mut self) -> Result<()> {
+        if version(&self.conn)? == MIGRATIONS.len() {
+            return Ok(());
+        }
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = version(&tx)?;
+        if found > MIGRATIONS.len() {
+            return Err(Error::internal(format!(
+                "its schema has version {found}, this program knows {} (use the newer invited that wrote it)",
+                MIGRATIONS.len()
+            )));
+        }
+        for step in &MIGRATIONS[found..] {
+            tx.execute_batch(step)?;
+        }
+        let newest = MIGRATIONS.len().to_string();
+        tx.execute("INSERT OR REPLACE INTO invited_meta (name, value) VALUES ('schema', ?1)", [newest])?;
+        tx.commit()?;
+        sync_wal(&self.path)
+    }
+
+    /// Runs one write transaction and returns when what it wrote would survive a power cut.
+    pub fn write<T>(&mut self, job: impl FnOnce(&Tx) -> Result<T>) -> Result<T> {
+        let path = self.path.clone();
+        let write = || -> Result<T> {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let outcome = job(&Tx { conn: &tx })?;
+            tx.commit()?;
+            sync_wal(&path)?;
+            Ok(outcome)
+        };
+        write().map_err(|error| match error.kind {
+            Kind::NotFound | Kind::Usage => error,
+            _ => error.context(format_args!("cannot write to {}", path.display())),
+        })
+    }
+
+    /// What a request with this key id is checked against; none if there is no such key.
+    pub fn key_check(&self, id: &str) -> Result<Option<KeyCheck>> {
+        let mut query = self.conn.prepare_cached("SELECT host, digest FROM invited_key WHERE id = ?1")?;
+        let check =
+            query.query_row([id], |row| Ok(KeyCheck { host: row.get(0)?, digest: Digest::from_bytes(row.get(1)?) }));
+        Ok(check.optional()?)
+    }
+
+    /// The keys of a host, oldest first.
+    pub fn keys(&self, host: &Host) -> Result<Vec<KeyRow>> {
+        let mut query = self.conn.prepare("SELECT id, name FROM invited_key WHERE host = ?1 ORDER BY number")?;
+        let rows = query.query_map([host.name()], |row| Ok(KeyRow { id: row.get(0)?, name: row.get(1)? }))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The invite with exactly this token.
+    pub fn invite(&self, token: &str) -> Result<Option<InviteRow>> {
+        let mut query =
+            self.conn.prepare_cached("SELECT host, kind, state, expires_at FROM invited_invite WHERE token = ?1")?;
+        let row = query.query_row([token], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
+        });
+        let Some((host, kind, state, expires_at)) = row.optional()? else {
+            return Ok(None);
+        };
+        let kind = invite::Kind::from_word(&kind)
+            .ok_or_else(|| Error::internal(format!("an invite of the unknown kind '{kind}' is in the database")))?;
+        Ok(Some(InviteRow { host, kind, used: state != "pending", expires_at }))
+    }
+
+    /// The value of a host's setting, if it is set.
+    pub fn setting(&self, host: &Host, name: &str) -> Result<Option<String>> {
+        let mut query = self.conn.prepare_cached("SELECT value FROM invited_setting WHERE host = ?1 AND name = ?2")?;
+        Ok(query.query_row([host.name(), name], |row| row.get(0)).optional()?)
+    }
+
+    /// All settings of a host that are set, by name.
+    pub fn settings(&self, host: &Host) -> Result<Vec<(String, String)>> {
+        let mut query = self.conn.prepare("SELECT name, value FROM invited_setting WHERE host = ?1 ORDER BY name")?;
+        let rows = query.query_map([host.name()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+/// What can be done inside one write transaction.
+pub struct Tx<'a> {
+    conn: &'a Connection,
+}
+
+impl Tx<'_> {
+    /// Adds a key.
+    pub fn add_key(&self, host: &Host, id: &str, digest: &Digest, name: Option<&str>, now: i64) -> Result<()> {
+        self.conn.execute(
+            "INSERT INTO invited_key (id, host, digest, name, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![id, host.name(), digest.as_bytes(), name, now],
+        )?;
+        Ok(())
+    }
+
+    /// Removes a key of this host; it is of no use from the next request on.
+    pub fn delete_key(&self, host: &Host, id: &str) -> Result<()> {
+        let deleted = self.conn.execute("DELETE FROM invited_key WHERE id = ?1 AND host = ?2", [id, host.name()])?;
+        if deleted == 0 {
+            return Err(Error::not_found(format!(
+                "{host} has no key '{}' (`invited list {host}` shows those that there are)",
+                id.escape_debug()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts one use of a key. False if the key has gone in the meantime.
+    pub fn use_key(&self, id: &str, now: i64) -> Result<bool> {
+        let mut update =
+            self.conn.prepare_cached("UPDATE invited_key SET uses = uses + 1, last_used_at = ?2 WHERE id = ?1")?;
+        Ok(update.execute(params![id, now])? == 1)
+    }
+
+    /// Adds an invite to our history and to what the XMPP server reads.
+    ///
+    /// `prosody` is the server's row, from [`prosody_row`]: rendered before, so that the lock is short.
+    pub fn add_invite(&self, invite: &Invite, prosody: &str) -> Result<()> {
+        let mut insert = self.conn.prepare_cached(
+            "INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        let host = invite.host.name();
+        insert.execute(params![
+            invite.token,
+            host,
+            invite.kind.word(),
+            invite.source,
+            invite.created_at,
+            invite.expires_at
+        ])?;
+        prosody::insert(self.conn, host, &invite.token, prosody)
+    }
+
+    /// Sets a host's setting.
+    pub fn set(&self, host: &Host, name: &str, value: &str) -> Result<()> {
+        self.conn.execute(
+            "INSERT OR REPLACE INTO invited_setting (host, name, value) VALUES (?1, ?2, ?3)",
+            [host.name(), name, value],
+        )?;
+        Ok(())
+    }
+
+    /// Takes a host's setting back to its default.
+    pub fn unset(&self, host: &Host, name: &str) -> Result<()> {
+        self.conn.execute("DELETE FROM invited_setting WHERE host = ?1 AND name = ?2", [host.name(), name])?;
+        Ok(())
+    }
+}
+
+/// The value of the row by which Prosody knows this invite.
+pub fn prosody_row(invite: &Invite, landing_page: &str) -> String {
+    prosody::value(invite, landing_page)
+}
+
+/// The version of the schema in the file; 0 where there is none yet.
+fn version(conn: &Connection) -> Result<usize> {
+    let known: bool =
+        conn.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'invited_meta'", [], |row| row.get(0))?;
+    if !known {
+        return Ok(0);
+    }
+    let text: Option<String> =
+        conn.query_row("SELECT value FROM invited_meta WHERE name = 'schema'", [], |row| row.get(0)).optional()?;
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::internal("the table invited_meta holds no schema version (restore a backup of the file)"))
+}
+
+/// Makes everything that was committed so far survive a power cut.
+///
+/// The `-wal` file carries no locks, so that opening and closing it here is safe; opening it anew each time, it is never
+/// a file that is no longer the database's.
+fn sync_wal(path: &Path) -> Result<()> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    match File::open(&wal).and_then(|wal| wal.sync_data()) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(Error::internal(format!("cannot sync {}: {error}", Path::new(&wal).display()))),
+    }
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    Error::internal(match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "cannot open {path}: permission denied (run as a user or in a group that may write it, or pass --db FILE)"
+            )
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("cannot open {path}: the file system is read-only (mount it for writing, or pass --db FILE)")
+        }
+        _ => format!("cannot open {path}: {error}"),
+    })
+}
+
+fn cannot_create(path: &Path, error: &io::Error) -> Error {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (path, folder) = (path.display(), folder.display());
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::not_found(format!("cannot create {path}: there is no folder {folder} (make it, or pass --db FILE)"))
+        }
+        io::ErrorKind::PermissionDenied => Error::internal(format!(
+            "cannot create {path}: permission denied in {folder} (run as the user that owns the folder, or pass --db FILE)"
+        )),
+        _ => Error::internal(format!("cannot create {path}: {error}")),
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        let Some(code) = error.sqlite_error_code() else {
+            return Error::internal(error.to_string());
+        };
+        match code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Error::new(
+                Kind::Unavailable,
+                format!(
+                    "another process keeps it locked for more than {} s (end that process, or try again)",
+                    BUSY_TIMEOUT.as_secs()
+                ),
+            ),
+            ErrorCode::DiskFull => Error::new(Kind::Unavailable, "the disk is full (make room; nothing was changed)"),
+            ErrorCode::NotADatabase => Error::internal("it is not an SQLite database (pass --db with another FILE)"),
+            ErrorCode::ReadOnly => Error::internal(
+                "it can't be written (the file, its -wal and -shm and their folder must be writable for this user)",
+            ),
+            ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::internal(
+                "SQLite can't open it (the file, its -wal and -shm and their folder must be writable for this user)",
+            ),
+            ErrorCode::DatabaseCorrupt => Error::internal("it is damaged (restore a backup)"),
+            _ => Error::internal(error.to_string()),
+        }
+    }
+}
