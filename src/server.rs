@@ -24,7 +24,7 @@ use crate::store::Store;
 
 /// Workers, and hence requests that are answered at the same time. They mostly wait for the disk, so that more of them than
 /// processors let more invites share a sync.
-pub const WORKERS: usize = 32;
+pub const WORKERS: usize = 16;
 
 /// A folder that only this user can enter, removed when this is dropped.
 pub struct PrivateFolder(PathBuf);

@@ -1,0 +1,8 @@
+//! Drives the real binary, as its users do; with the real XMPP servers where they are installed.
+//!
+//! A test that needs another program says which when it skips, and fails instead where `INVITED_TEST_REQUIRE` names it
+//! (words separated by commas, such as `prosody,sid`), as CI does.
+
+mod harness;
+
+mod cli;
