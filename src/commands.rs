@@ -96,7 +96,9 @@ fn serve(store: &Store, listener: &TcpListener, ready: impl FnOnce(SocketAddr) -
     // Whoever starts this waits for exactly this line.
     let _ = writeln!(io::stderr(), "listening on http://{address}");
     ready(address)?;
-    gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))
+    gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))?;
+    store.checkpoint();
+    Ok(())
 }
 
 /// A key, a server and the lines to paste, in a folder that goes when it ends.

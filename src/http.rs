@@ -37,7 +37,8 @@ impl Request {
     pub fn query_value(&self, name: &str) -> Option<String> {
         let pairs = self.query.as_deref()?.split('&').filter(|pair| pair.contains('='));
         pairs
-            .filter_map(|pair| parse(pair.as_bytes()).next()).rfind(|(key, _)| key == name)
+            .filter_map(|pair| parse(pair.as_bytes()).next())
+            .rfind(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     }
 

@@ -139,11 +139,20 @@ impl Store {
                 }
             }
             // A cache of 256 KiB: lookups touch a handful of pages, and each worker has a connection.
-            conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY")?;
+            conn.execute_batch(
+                "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY;
+                 PRAGMA journal_size_limit = 16777216",
+            )?;
             Ok(conn)
         };
         let conn = connect().map_err(|error| error.context(format_args!("cannot open {}", path.display())))?;
         Ok(Store { conn, path: path.to_owned() })
+    }
+
+    /// Copies the write-ahead log back into the database as far as it goes without taking the write lock.
+    pub fn checkpoint(&self) {
+        // What is not copied now is copied later: a copy that fails, or stops short since somebody reads, loses nothing.
+        let _ = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     }
 
     fn migrate(&mut self) -> Result<()> {

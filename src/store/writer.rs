@@ -143,7 +143,7 @@ impl Checkpointer {
                 }
             }
             COPIED => {
-                copy_back(store);
+                store.checkpoint();
                 self.state.store(IDLE, Ordering::Release);
             }
             _ => {}
@@ -157,16 +157,11 @@ fn start_checkpointer(store: Store) -> Result<Checkpointer> {
     let shared = Arc::clone(&state);
     spawn("checkpoint", move || {
         while wakes.recv().is_ok() {
-            copy_back(&store);
+            store.checkpoint();
             shared.store(COPIED, Ordering::Release);
         }
     })?;
     Ok(Checkpointer { wake, state })
-}
-
-/// A copy that fails, or stops short since somebody reads an old state, is made up for by the next one.
-fn copy_back(store: &Store) {
-    let _ = store.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {

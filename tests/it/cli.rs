@@ -18,10 +18,7 @@ fn create_prints_the_key_alone_and_list_shows_id_and_name_oldest_first() {
     assert!(id.chars().all(url_safe) && secret.chars().all(url_safe), "{named}");
     let nameless = create_key(&folder.db(), "example.com");
     let (nameless_id, _) = nameless.split_once('/').unwrap();
-    assert_eq!(
-        done(&folder.db(), &["list", "example.com"]),
-        format!("{id}\tMy test key\n{nameless_id}\t<unknown>\n")
-    );
+    assert_eq!(done(&folder.db(), &["list", "example.com"]), format!("{id}\tMy test key\n{nameless_id}\t<unknown>\n"));
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! A test that needs another program says which when it skips, and fails instead where `INVITED_TEST_REQUIRE` names it
 //! (words separated by commas, such as `prosody,sid`), as CI does.
 
+// Here a failure is meant to be a panic, and prints are for people who watch the tests.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod harness;
 
 mod cli;
+mod serve;
