@@ -23,7 +23,12 @@ impl Request {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (target, None),
         };
-        Request { method: method.to_owned(), path: path.to_owned(), query, headers }
+        // As in Prosody, several slashes are one: a base address that ends in a slash, put before a path, makes two.
+        let mut path = path.to_owned();
+        while path.contains("//") {
+            path = path.replace("//", "/");
+        }
+        Request { method: method.to_owned(), path, query, headers }
     }
 
     /// The value of a header, by its name in lower case. The gate lets each through once at most.

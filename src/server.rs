@@ -118,10 +118,12 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
 fn write_log(request: &Request, answer: &Answer, start: Instant) {
     let micros = start.elapsed().as_micros();
     let status = answer.response.status;
+    // A path that leads nowhere can hold anything, a key or a token too: `/invites_api%3Fkey=…`, `/invite/TOKEN`.
+    let path = if answer.reason == "no-route" { "-" } else { &request.path };
     let peer = request.header(crate::gate::PEER).unwrap_or("-");
     let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
         ("method", &request.method),
-        ("path", &request.path),
+        ("path", &path),
         ("status", &status),
         ("reason", &answer.reason),
         ("peer", &peer),

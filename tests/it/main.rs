@@ -9,5 +9,6 @@
 mod harness;
 
 mod cli;
+mod contract;
 mod serve;
 mod tidy;
