@@ -30,6 +30,9 @@ pub const PEER: &str = "x-invited-peer";
 /// The stack of a connection's thread. What it reads and writes is on the heap.
 const STACK: usize = 128 * 1024;
 
+/// The most connections that wait to be accepted; the system has a bound of its own.
+const BACKLOG: i32 = 4096;
+
 /// What a client may take.
 pub struct Limits {
     /// Connections at the same time.
@@ -79,7 +82,7 @@ struct Open {
 
 struct Connection {
     stream: Arc<TcpStream>,
-    /// Since when it waits for its client; none while its request is being answered.
+    /// Since when it waits for its client, to send or to take; none while a worker has its request.
     waiting: Option<Instant>,
     /// It was told to give way and is about to go.
     dismissed: bool,
@@ -94,6 +97,8 @@ pub fn raise_file_limit() {
 /// Accepts connections until `stop` becomes readable, then lets the requests that run end, for [`Limits::drain`] at most.
 pub fn run(listener: &TcpListener, stop: BorrowedFd, upstream: Upstream, limits: Limits) -> io::Result<()> {
     listener.set_nonblocking(true)?;
+    // The standard library lets 128 connections queue up. Where a burst finds no room, its clients try again a second later.
+    rustix::net::listen(listener, BACKLOG)?;
     let gate = Arc::new(Gate {
         limits,
         upstream,
@@ -182,18 +187,15 @@ impl Gate {
         true
     }
 
-    /// Notes that a connection waits for its client, or no longer does. False when it should end instead of waiting.
+    /// Notes that a connection waits for its client, or no longer does. False when it should end instead.
     fn set_waiting(&self, id: u64, waiting: bool) -> bool {
         let mut open = self.lock();
         let draining = open.draining;
-        if let Some(connection) = open.connections.get_mut(&id) {
-            connection.waiting = waiting.then(Instant::now);
-        }
-        !(waiting && draining)
-    }
-
-    fn draining(&self) -> bool {
-        self.lock().draining
+        let Some(connection) = open.connections.get_mut(&id) else {
+            return false;
+        };
+        connection.waiting = waiting.then(Instant::now);
+        !(connection.dismissed || (waiting && draining))
     }
 
     fn leave(&self, id: u64) {
@@ -230,5 +232,63 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.gate.leave(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    /// A loop that answers `OPTIONS` with nothing and everything else with this many bytes.
+    fn answer_all(stream: &mut UnixStream, length: usize) -> io::Result<()> {
+        let mut bytes = [0; 4096];
+        loop {
+            let read = stream.read(&mut bytes)?;
+            let length = if bytes.starts_with(b"OPTIONS ") { 0 } else { length };
+            if read == 0 {
+                return Ok(());
+            }
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length))?;
+        }
+    }
+
+    #[test]
+    fn clients_that_take_no_answers_give_way_even_if_they_have_all_places() {
+        let folder = std::env::temp_dir().join(format!("invited-gate-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let socket = folder.join("loop");
+        let behind = UnixListener::bind(&socket).unwrap();
+        thread::spawn(move || {
+            for mut stream in behind.incoming().map_while(Result::ok) {
+                // More than the system keeps for a client that does not read.
+                thread::spawn(move || answer_all(&mut stream, 16 * 1024 * 1024));
+            }
+        });
+        let upstream = Upstream::open(socket, 2).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopper) = UnixStream::pair().unwrap();
+        let limits = Limits { connections: 4, answer: Duration::from_secs(600), ..LIMITS };
+        let gate = thread::spawn(move || run(&listener, stop.as_fd(), upstream, limits));
+        let deaf = || {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            // Its answer is on the way.
+            client.peek(&mut [0]).unwrap();
+            client
+        };
+        let clients: Vec<TcpStream> = (0..4).map(|_| deaf()).collect();
+        let mut honest = TcpStream::connect(address).unwrap();
+        honest.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        honest.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut status = [0; 15];
+        honest.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200 OK");
+        drop((clients, honest, stopper));
+        gate.join().unwrap().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

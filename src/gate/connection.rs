@@ -24,7 +24,10 @@ pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
             Ok(None) => return,
             Err(refusal) => return client.refuse(refusal, &peer, gate.limits.answer),
         };
-        gate.set_waiting(id, false);
+        if !gate.set_waiting(id, false) {
+            // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
+            return;
+        }
         let request = head::rewrite(&head, &peer, &body);
         let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
             Ok(answer) => answer,
@@ -33,17 +36,14 @@ pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
                 return client.refuse(refusal, &peer, gate.limits.answer);
             }
         };
-        let keep_alive = head.keep_alive && !gate.draining();
+        // From here on it waits for its client again: who doesn't take an answer gives way like who doesn't send a request.
+        let keep_alive = gate.set_waiting(id, true) && head.keep_alive;
         let bytes = answer.bytes(if keep_alive { "keep-alive" } else { "close" });
         if client.write(&bytes, gate.limits.answer).is_err() {
             return;
         }
-        let may_wait = gate.set_waiting(id, true);
         if !keep_alive {
             return client.linger();
-        }
-        if !may_wait {
-            return;
         }
         patience = gate.limits.idle;
     }

@@ -97,7 +97,11 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it listens.
     pub fn start(db: &Path) -> Server {
-        Server::spawn(Command::new(PROGRAM).args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(db))
+        // A server that is killed leaves the folder of its private socket behind; so that goes with the test's folder.
+        let folder = db.parent().unwrap();
+        Server::spawn(
+            Command::new(PROGRAM).args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(db).env("TMPDIR", folder),
+        )
     }
 
     /// Starts a command that prints `listening on http://ADDR` on stderr, and waits for that line.

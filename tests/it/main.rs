@@ -10,5 +10,6 @@ mod harness;
 
 mod cli;
 mod contract;
+mod gate;
 mod serve;
 mod tidy;
