@@ -22,11 +22,14 @@ const BATCH: usize = 128;
 /// its head under the write lock, so that it should do so rarely.
 const CHECKPOINT_PAGES: i32 = 4096;
 
-/// A job as it is queued. It is given the transaction, or why there is none.
-type Job = Box<dyn FnOnce(Result<&Tx>) -> Reply + Send>;
+/// A job as it is queued. It is given the transaction and whether others share it, or why there is none.
+type Job = Box<dyn FnOnce(Result<(&Tx, bool)>) -> Reply + Send>;
 
-/// Tells the caller of a job how it ended: the argument is whether the transaction was committed and synced.
-type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+/// How a job ended, and the way to tell its caller: the argument is whether the transaction was committed and synced.
+struct Reply {
+    failed: bool,
+    tell: Box<dyn FnOnce(Result<()>) + Send>,
+}
 
 /// How far the copying of the log back into the database is; shared with the thread that does it.
 const IDLE: u8 = 0;
@@ -61,23 +64,28 @@ impl Writer {
     pub fn write<T: Send + 'static>(&self, job: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
         let gone = || Error::internal("the thread that writes has ended");
         let (reply, answer) = sync_channel(1);
-        self.queue.send(Box::new(move |tx| run_alone(tx, job, reply))).map_err(|_| gone())?;
+        self.queue.send(Box::new(move |tx| run_job(tx, job, reply))).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
 }
 
-/// Runs one job under a savepoint, and keeps its outcome until the whole transaction is safe.
-fn run_alone<T: Send + 'static>(
-    tx: Result<&Tx>,
+/// Runs one job, under a savepoint if others share its transaction, and keeps its outcome until the whole is safe.
+fn run_job<T: Send + 'static>(
+    tx: Result<(&Tx, bool)>,
     job: impl FnOnce(&Tx) -> Result<T>,
     reply: SyncSender<Result<T>>,
 ) -> Reply {
-    let attempt = |tx: &Tx| {
-        let savepoint = |sql| tx.conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    let attempt = |(tx, shared): (&Tx, bool)| {
         // SQLite itself takes a transaction back on a full disk or a failed read: what comes after must not be written alone.
         if tx.conn.is_autocommit() {
             return Err(Error::new(Kind::Unavailable, "the transaction that this write shared was taken back"));
         }
+        let savepoint = |sql| -> Result<()> {
+            if shared {
+                tx.conn.prepare_cached(sql)?.execute([])?;
+            }
+            Ok(())
+        };
         savepoint("SAVEPOINT job")?;
         let outcome =
             catch_unwind(AssertUnwindSafe(|| job(tx))).unwrap_or_else(|_| Err(Error::internal("a write panicked")));
@@ -88,36 +96,44 @@ fn run_alone<T: Send + 'static>(
         outcome
     };
     let outcome = tx.and_then(attempt);
-    Box::new(move |safe| {
-        // A caller that has gone does not need the answer.
-        let _ = reply.send(safe.and(outcome));
-    })
+    Reply {
+        failed: outcome.is_err(),
+        tell: Box::new(move |safe| {
+            // A caller that has gone does not need the answer.
+            let _ = reply.send(safe.and(outcome));
+        }),
+    }
 }
 
 fn run(mut store: Store, jobs: &Receiver<Job>, pages: &AtomicI32, checkpoint: &Checkpointer) {
     while let Ok(first) = jobs.recv() {
-        let batch = std::iter::once(first).chain(jobs.try_iter()).take(BATCH);
+        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
         let mut replies = Vec::new();
         let safe = commit(&mut store, batch, &mut replies)
             .and_then(|()| sync_wal(&store.path))
             .map_err(|error| error.context(format_args!("cannot write to {}", store.path.display())));
         for reply in replies {
-            reply(safe.clone());
+            (reply.tell)(safe.clone());
         }
         checkpoint.step(&store, pages.load(Ordering::Relaxed));
     }
 }
 
 /// Runs the jobs in one transaction, which is over when this returns.
-fn commit(store: &mut Store, batch: impl Iterator<Item = Job>, replies: &mut Vec<Reply>) -> Result<()> {
+fn commit(store: &mut Store, batch: Vec<Job>, replies: &mut Vec<Reply>) -> Result<()> {
+    let shared = batch.len() > 1;
     match store.conn.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(tx) => {
-            replies.extend(batch.map(|job| job(Ok(&Tx { conn: &tx }))));
+            replies.extend(batch.into_iter().map(|job| job(Ok((&Tx { conn: &tx }, shared)))));
+            // A job that has the transaction to itself needs no savepoint: what it wrote goes with the transaction.
+            if !shared && replies.iter().any(|reply| reply.failed) {
+                return Ok(tx.rollback()?);
+            }
             Ok(tx.commit()?)
         }
         Err(error) => {
             let error = Error::from(error);
-            replies.extend(batch.map(|job| job(Err(error.clone()))));
+            replies.extend(batch.into_iter().map(|job| job(Err(error.clone()))));
             Err(error)
         }
     }

@@ -11,5 +11,6 @@ mod harness;
 mod cli;
 mod contract;
 mod gate;
+mod prosody;
 mod serve;
 mod tidy;
