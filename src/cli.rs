@@ -2,16 +2,21 @@
 //!
 //! The only file that names lexopt. Does no input or output and knows neither the store nor HTTP.
 
+mod help;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::duration;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::invite::{Allow, Kind, Wish};
 use crate::key;
 use crate::settings::{self, Setting};
+use crate::user::Username;
 
 /// Where the database is unless told otherwise.
 pub const DEFAULT_DB: &str = "/var/lib/invited/invited.sqlite";
@@ -26,11 +31,23 @@ pub enum Command {
     /// Print the version.
     Version,
     /// Make a key.
-    Create { db: PathBuf, host: Host, name: Option<String> },
+    Create { db: PathBuf, host: Host, name: Option<String>, allow: Allow, ttl_secs: Option<i64>, per_day: Option<u32> },
     /// Print the keys of a host.
-    List { db: PathBuf, host: Host },
-    /// Delete a key.
-    Delete { db: PathBuf, host: Host, id: String },
+    List { db: PathBuf, host: Host, json: bool },
+    /// Delete a key, and perhaps take back what it made.
+    Delete { db: PathBuf, host: Host, id: String, revoke_unused: bool },
+    /// Make an invite and print its link.
+    Invite { db: PathBuf, host: Host, wish: Wish, output: Output },
+    /// Print the invites of a host.
+    Invites { db: PathBuf, host: Host, all: bool, json: bool },
+    /// Print all that is known of an invite.
+    Show { db: PathBuf, host: Host, token: String, json: bool },
+    /// Take an invite back.
+    Revoke { db: PathBuf, host: Host, token: String },
+    /// Remove what has expired.
+    Prune { db: PathBuf, host: Option<Host> },
+    /// Bring in keys and invites of Prosody's own.
+    Import { db: PathBuf, source: PathBuf },
     /// Serve the API and the pages.
     Serve { db: PathBuf, listen: SocketAddr },
     /// Serve a throw-away instance.
@@ -43,106 +60,46 @@ pub enum Command {
     Unset { db: PathBuf, host: Host, name: &'static str },
 }
 
-const OVERVIEW: &str = "\
-invited - hands out invites to an XMPP server
-
-Usage: invited COMMAND [ARGUMENTS]
-
-  create HOST [NAME]       make an API key and print it, once
-  list HOST                print the API keys of a host
-  delete HOST ID           delete an API key
-  serve                    serve the API and the invite pages
-  try [HOST]               a throw-away server with a key, to look around
-
-  set HOST NAME VALUE      set a setting of a host
-  get HOST [NAME]          print one setting, or all that are set
-  unset HOST NAME          take a setting back to its default
-
-Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite),
-         --help, --version. `invited COMMAND --help` says more.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, all else to stderr.
-";
-
-const CREATE: &str = "\
-Usage: invited create HOST [NAME] [--db FILE]
-
-Makes an API key for the XMPP host HOST and prints it as ID/SECRET. This is the only time that
-the secret is shown: just a digest of it is kept. NAME is for you, to know the key by.
-A missing database is made (mode 0660 less the umask), a missing folder is not.
-
-  invited create example.com 'front desk'
-";
-
-const LIST: &str = "\
-Usage: invited list HOST [--db FILE]
-
-Prints the API keys of HOST, oldest first, one a line: ID, a tab, NAME (<unknown> without one).
-";
-
-const DELETE: &str = "\
-Usage: invited delete HOST ID [--db FILE]
-
-Deletes the API key ID of HOST. It is of no use from the next request on, also on a running server.
-Invites that were made with it stay good. Prints nothing; exit code 1 if there is no such key.
-";
-
-const SERVE: &str = "\
-Usage: invited serve [--listen ADDR:PORT] [--db FILE]
-
-Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. Listens on
-127.0.0.1:8642 unless told otherwise; port 0 takes a free one. When the socket is open, the line
-`listening on http://ADDR:PORT` is printed on stderr, and one line of log a request from then on.
-
-It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
-";
-
-const TRY: &str = "\
-Usage: invited try [HOST]
-
-Makes a throw-away database with a key for HOST (default example.com), serves it on a free port of
-this machine, and prints the lines to try it with. Ctrl-C ends it and leaves nothing behind.
-";
-
-const SET: &str = "\
-Usage: invited set HOST NAME VALUE [--db FILE]
-
-Sets a setting of HOST. A running server follows at once.
-";
-
-const GET: &str = "\
-Usage: invited get HOST [NAME] [--db FILE]
-
-Prints the value of a setting of HOST; exit code 1 if it is not set.
-Without NAME, prints all that are set, one a line: NAME, a tab, VALUE.
-";
-
-const UNSET: &str = "\
-Usage: invited unset HOST NAME [--db FILE]
-
-Takes a setting of HOST back to its default. A running server follows at once.
-";
+/// How a new invite is printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Its link.
+    Link,
+    /// Its link, and that as a QR code.
+    Qr,
+    /// All of it as JSON.
+    Json,
+}
 
 /// Reads the arguments, without the program's name. `db` is the value of `$INVITED_DB`.
 pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> Result<Command> {
     let mut parser = lexopt::Parser::from_args(args);
     let name = match parser.next().map_err(wrong)? {
         None => return Err(Error::usage("no command given (`invited --help` lists them)")),
-        Some(Short('h') | Long("help")) => return Ok(Command::Help(OVERVIEW.to_owned())),
+        Some(Short('h') | Long("help")) => return Ok(Command::Help(help::OVERVIEW.to_owned())),
         Some(Short('V') | Long("version")) => return Ok(Command::Version),
         Some(Value(name)) => name.string().map_err(wrong)?,
         Some(option) => return Err(wrong(option.unexpected())),
     };
-    let help = match name.as_str() {
-        "help" => return Ok(Command::Help(OVERVIEW.to_owned())),
-        "create" => CREATE.to_owned(),
-        "list" => LIST.to_owned(),
-        "delete" => DELETE.to_owned(),
-        "serve" => SERVE.to_owned(),
-        "try" => TRY.to_owned(),
-        "set" => SET.to_owned() + &settings_help(),
-        "get" => GET.to_owned() + &settings_help(),
-        "unset" => UNSET.to_owned() + &settings_help(),
+    let (help, takes) = match name.as_str() {
+        "help" => return Ok(Command::Help(help::OVERVIEW.to_owned())),
+        "create" => (help::CREATE.to_owned(), &["db", "allow", "expires", "per-day"][..]),
+        "list" => (help::LIST.to_owned(), &["db", "json"][..]),
+        "delete" => (help::DELETE.to_owned(), &["db", "revoke-unused"][..]),
+        "invite" => (
+            help::INVITE.to_owned(),
+            &["db", "user", "contact", "register", "reset", "ttl", "uses", "role", "group", "note", "qr", "json"][..],
+        ),
+        "invites" => (help::INVITES.to_owned(), &["db", "all", "json"][..]),
+        "show" => (help::SHOW.to_owned(), &["db", "json"][..]),
+        "revoke" => (help::REVOKE.to_owned(), &["db"][..]),
+        "prune" => (help::PRUNE.to_owned(), &["db"][..]),
+        "import" => (help::IMPORT.to_owned(), &["db"][..]),
+        "serve" => (help::SERVE.to_owned(), &["db", "listen"][..]),
+        "try" => (help::TRY.to_owned(), &[][..]),
+        "set" => (help::SET.to_owned() + &help::settings(), &["db"][..]),
+        "get" => (help::GET.to_owned() + &help::settings(), &["db"][..]),
+        "unset" => (help::UNSET.to_owned() + &help::settings(), &["db"][..]),
         _ => {
             return Err(Error::usage(format!(
                 "there is no command '{}' (`invited --help` lists them)",
@@ -152,34 +109,52 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
     };
     let see = |error: Error| Error::usage(format!("{error} (see `invited {name} --help`)"));
 
-    // The options of all commands; which of them a command takes is looked at afterwards.
-    let mut values = Vec::new();
-    let mut file = None;
-    let mut listen = None;
+    let mut words = Vec::new();
+    let mut options = Options::default();
     while let Some(arg) = parser.next().map_err(wrong).map_err(see)? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Help(help)),
-            Long("db") if name != "try" => file = Some(PathBuf::from(parser.value().map_err(wrong).map_err(see)?)),
-            Long("listen") if name == "serve" => {
-                listen = Some(parser.value().and_then(|value| value.string()).map_err(wrong).map_err(see)?);
+            Value(word) => words.push(word.string().map_err(wrong).map_err(see)?),
+            Long(option) if takes.contains(&option) => {
+                let option = option.to_owned();
+                options.read(&option, &mut parser).map_err(see)?;
             }
-            Value(value) => values.push(value.string().map_err(wrong).map_err(see)?),
             option => return Err(see(wrong(option.unexpected()))),
         }
     }
-    let db = file.or(db.filter(|db| !db.is_empty()).map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(DEFAULT_DB));
-    let mut words = Words { values: values.into_iter(), command: &name };
+    let db = options.file.take().or(db.filter(|db| !db.is_empty()).map(PathBuf::from));
+    let db = db.unwrap_or_else(|| PathBuf::from(DEFAULT_DB));
+    let mut words = Words { values: words.into_iter(), command: &name };
     let command = match name.as_str() {
         "create" => {
             let (host, label) = (words.host()?, words.optional());
             if let Some(label) = &label {
                 key::check_name(label)?;
             }
-            Command::Create { db, host, name: label }
+            let allow = options.allow.unwrap_or_else(Allow::default_words);
+            Command::Create { db, host, name: label, allow, ttl_secs: options.expires, per_day: options.per_day }
         }
-        "list" => Command::List { db, host: words.host()? },
-        "delete" => Command::Delete { db, host: words.host()?, id: words.required("ID")? },
-        "serve" => Command::Serve { db, listen: address(listen.as_deref().unwrap_or(DEFAULT_LISTEN))? },
+        "list" => Command::List { db, host: words.host()?, json: options.json },
+        "delete" => {
+            let (host, id) = (words.host()?, words.required("ID")?);
+            Command::Delete { db, host, id, revoke_unused: options.revoke_unused }
+        }
+        "invite" => {
+            let host = words.host()?;
+            let output = match (options.qr, options.json) {
+                (true, true) => return Err(see(Error::usage("--qr and --json can't be combined"))),
+                (true, false) => Output::Qr,
+                (false, true) => Output::Json,
+                (false, false) => Output::Link,
+            };
+            Command::Invite { db, host, wish: options.wish().map_err(see)?, output }
+        }
+        "invites" => Command::Invites { db, host: words.host()?, all: options.all, json: options.json },
+        "show" => Command::Show { db, host: words.host()?, token: words.required("TOKEN")?, json: options.json },
+        "revoke" => Command::Revoke { db, host: words.host()?, token: words.required("TOKEN")? },
+        "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
+        "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
+        "serve" => Command::Serve { db, listen: address(options.listen.as_deref().unwrap_or(DEFAULT_LISTEN))? },
         "try" => Command::Try { host: Host::parse(words.optional().as_deref().unwrap_or("example.com"))? },
         "set" => {
             let (host, setting, value) = (words.host()?, words.setting()?, words.required("VALUE")?);
@@ -197,6 +172,86 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
     };
     words.end()?;
     Ok(command)
+}
+
+/// The options of all commands; which of them a command takes is known before they are read.
+#[derive(Default)]
+struct Options {
+    file: Option<PathBuf>,
+    listen: Option<String>,
+    allow: Option<Allow>,
+    expires: Option<i64>,
+    per_day: Option<u32>,
+    json: bool,
+    qr: bool,
+    all: bool,
+    revoke_unused: bool,
+    user: Option<Username>,
+    contact: Option<Username>,
+    reset: Option<Username>,
+    register: bool,
+    ttl: Option<i64>,
+    uses: Option<u32>,
+    roles: Vec<String>,
+    groups: Vec<String>,
+    note: Option<String>,
+}
+
+impl Options {
+    fn read(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<()> {
+        let mut text = || parser.value().and_then(|value| value.string()).map_err(wrong);
+        match option {
+            "db" => self.file = Some(PathBuf::from(parser.value().map_err(wrong)?)),
+            "listen" => self.listen = Some(text()?),
+            "allow" => self.allow = Some(Allow::parse(&text()?)?),
+            "expires" => self.expires = Some(duration::parse(&text()?)?),
+            "per-day" => self.per_day = Some(number(option, &text()?)?),
+            "user" => self.user = Some(Username::parse(&text()?)?),
+            "contact" => self.contact = Some(Username::parse(&text()?)?),
+            "reset" => self.reset = Some(Username::parse(&text()?)?),
+            "ttl" => self.ttl = Some(duration::parse(&text()?)?),
+            "uses" => self.uses = Some(number(option, &text()?)?),
+            "role" => self.roles.push(text()?),
+            "group" => self.groups.push(text()?),
+            "note" => self.note = Some(text()?),
+            "register" => self.register = true,
+            "json" => self.json = true,
+            "qr" => self.qr = true,
+            "all" => self.all = true,
+            _ => self.revoke_unused = true,
+        }
+        Ok(())
+    }
+
+    /// The invite that these options ask for.
+    fn wish(self) -> Result<Wish> {
+        let (kind, username) = match (self.user, self.contact, self.reset) {
+            (user, None, None) => (Kind::Account, user),
+            (None, Some(contact), None) if self.register => (Kind::AccountAndContact, Some(contact)),
+            (None, Some(contact), None) => (Kind::Contact, Some(contact)),
+            (None, None, Some(user)) => (Kind::Reset, Some(user)),
+            _ => return Err(Error::usage("only one of --user, --contact and --reset can be given")),
+        };
+        if self.register && kind != Kind::AccountAndContact {
+            return Err(Error::usage("--register goes with --contact: it lets the guest make an account first"));
+        }
+        Ok(Wish {
+            kind,
+            username,
+            roles: self.roles,
+            groups: self.groups,
+            uses: self.uses.unwrap_or(1),
+            ttl_secs: self.ttl,
+            note: self.note,
+        })
+    }
+}
+
+fn number(option: &str, text: &str) -> Result<u32> {
+    text.parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(|| Error::usage(format!("'{}' is no number for --{option}", text.escape_debug())))
 }
 
 /// The arguments that are not options, taken one after the other.
@@ -235,14 +290,6 @@ impl Words<'_> {
     }
 }
 
-fn settings_help() -> String {
-    let mut text = "\nSettings:\n".to_owned();
-    for setting in settings::SETTINGS {
-        text.push_str(&format!("  {:<12} {}\n", setting.name, setting.help));
-    }
-    text
-}
-
 fn address(text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
         Error::usage(format!(
@@ -266,8 +313,11 @@ mod tests {
 
     #[test]
     fn every_help_fits_a_screen() {
-        for words in [&["--help"][..], &["create", "--help"], &["serve", "-h"], &["set", "--help"], &["get", "--help"]]
-        {
+        let commands = help::OVERVIEW.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        let commands: Vec<&str> = commands.filter(|word| !word.is_empty() && !word.starts_with('-')).collect();
+        assert_eq!(commands.len(), 14, "{commands:?}");
+        for words in commands.iter().map(|command| vec![*command, "--help"]).chain([vec!["--help"]]) {
+            let words = &words[..];
             let Ok(Command::Help(text)) = parse_words(words) else { panic!("{words:?}") };
             assert!(text.lines().count() <= 24, "{words:?}");
             assert!(text.lines().all(|line| line.chars().count() <= 100), "{words:?}");

@@ -14,6 +14,8 @@ pub struct Request {
     pub query: Option<String>,
     /// Header names in lower case, each with its value; only those that [`crate::gate`] lets through.
     pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -28,7 +30,7 @@ impl Request {
         while path.contains("//") {
             path = path.replace("//", "/");
         }
-        Request { method: method.to_owned(), path, query, headers }
+        Request { method: method.to_owned(), path, query, headers, body: Vec::new() }
     }
 
     /// The value of a header, by its name in lower case. The gate lets each through once at most.
@@ -45,6 +47,14 @@ impl Request {
             .filter_map(|pair| parse(pair.as_bytes()).next())
             .rfind(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
+    }
+
+    /// Whether a program asks that would rather have JSON: it says so, or it sent JSON and says nothing else.
+    pub fn wants_json(&self) -> bool {
+        let is_json =
+            |name| self.header(name).is_some_and(|value| value.to_ascii_lowercase().contains("application/json"));
+        is_json("accept")
+            || (is_json("content-type") && self.header("accept").is_none_or(|accept| accept.contains("*/*")))
     }
 
     /// Whether a person's browser asks, rather than a program: it names `text/html` among what it accepts.

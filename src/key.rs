@@ -13,14 +13,19 @@ use crate::random;
 /// The longest name of a key, in characters.
 pub const NAME_MAX: usize = 200;
 
-/// SHA-256 of a key's secret: all of it that is ever kept.
+/// SHA-256 of a key's secret, which is all of it that is ever kept; or of a request.
 #[derive(Clone)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
     /// The digest of a secret.
     pub fn of(secret: &str) -> Digest {
-        Digest(Sha256::digest(secret.as_bytes()).into())
+        Digest::of_bytes(secret.as_bytes())
+    }
+
+    /// The digest of any bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
     }
 
     /// A digest as it was stored.
@@ -100,8 +105,8 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Control characters, and the separators and direction marks that make a line show as something that it is not.
-fn is_control(c: char) -> bool {
+/// Whether a character would spoil a line: control characters, and the separators and direction marks that make it show as something that it is not.
+pub fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -28,7 +28,7 @@ pub fn now() -> i64 {
 }
 
 /// Unix seconds as `2026-11-22T18:30:00Z` (RFC 3339).
-fn utc(seconds: i64) -> String {
+pub fn utc(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Years of this count start in March, so that the leap day is the last: 400 of them have 146,097 days.
     let shifted = days + 719_468;

@@ -5,19 +5,25 @@
 mod api;
 mod cli;
 mod commands;
+mod create;
+mod duration;
 mod error;
 mod gate;
 mod host;
 mod http;
 mod invite;
+mod json;
 mod key;
 mod log;
+mod lua;
 mod page;
+mod qr;
 mod random;
 mod routes;
 mod server;
 mod settings;
 mod store;
+mod user;
 
 use std::io::Write as _;
 use std::process::ExitCode;

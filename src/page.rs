@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::http::{Answer, Request, Response};
 use crate::invite;
-use crate::store::Store;
+use crate::store::{State, Store};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";
@@ -59,18 +59,33 @@ pub fn invite(pages: &Pages, store: &Store, request: &Request, now: i64) -> Resu
     let Some(found) = store.invite(&token)? else {
         return Ok(Answer::new("token-unknown", unknown(pages)));
     };
-    if found.used {
-        let text =
-            "An invite is good for one account, and this one has been used. Ask whoever sent it to you for a new one.";
-        return Ok(Answer::new("token-used", pages.message(410, "This invite has been used", text)));
-    }
-    if found.expires_at < now {
-        let text = "Invites are good for some days only, and this one came to its end. Ask whoever sent it to you for a new one.";
-        return Ok(Answer::new("token-expired", pages.message(410, "This invite has expired", text)));
+    let ended = match found.state(now) {
+        State::Pending => None,
+        State::Used => Some((
+            "token-used",
+            "This invite has been used",
+            "It was good for a number of uses, and all are taken. Ask whoever sent it to you for a new one.",
+        )),
+        State::Revoked => Some((
+            "token-revoked",
+            "This invite has been taken back",
+            "Whoever made it did not want it to be used any more. Ask for a new one.",
+        )),
+        State::Expired => Some((
+            "token-expired",
+            "This invite has expired",
+            "Invites are good for some days only, and this one came to its end. Ask whoever sent it to you for a new one.",
+        )),
+    };
+    if let Some((reason, title, text)) = ended {
+        return Ok(Answer::new(reason, pages.message(410, title, text)));
     }
     let host = Host::parse(&found.host)?;
-    let uri = invite::uri(&host, found.kind, &token);
-    let page = pages.render("invite.html", context! { host => host.name(), uri => &uri })?;
+    let uri = invite::uri(&host, found.kind, found.username.as_deref(), &token);
+    let site = store.setting(&host, "site-name")?.unwrap_or_else(|| host.name().to_owned());
+    let name = found.username.as_deref();
+    let kind = found.kind.word();
+    let page = pages.render("invite.html", context! { site, uri => &uri, kind, name })?;
     let response = Response::new(200)
         .with("Link", format!("<{uri}>; rel=\"alternate\""))
         .with("Access-Control-Allow-Origin", "*")

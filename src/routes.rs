@@ -2,8 +2,8 @@
 //!
 //! A key is checked here, and handlers that need one take it as an argument. Knows no SQL and no tiny_http.
 
-use crate::api;
-use crate::error::{Error, Kind};
+use crate::api::{self, Key};
+use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request, Response};
 use crate::page::{self, Pages};
 use crate::store::{Store, Writer};
@@ -20,29 +20,55 @@ pub struct App {
 pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     let pages = &app.pages;
     let answer = match (request.method.as_str(), request.path.as_str()) {
-        ("GET" | "POST", "/invites_api") => match api::authenticate(store, request) {
-            Ok(Ok(key)) => api::create(pages, store, &app.writer, request, key, now),
-            Ok(Err(reason)) => Ok(api::refuse(pages, request, reason)),
-            Err(error) => Err(error),
-        },
-        ("OPTIONS", "/invites_api") => Ok(api::options()),
-        (_, "/invites_api") => Ok(api::method_not_allowed(pages, request)),
         ("GET" | "HEAD", "/invite") => page::invite(pages, store, request, now),
         (_, "/invite") => {
             let text = "This page can only be looked at.";
-            let response = api::error(pages, request, 405, "Method not allowed", text).with("Allow", "GET, HEAD");
-            Ok(Answer::new("method", response))
+            let response = api::error(pages, request, 405, "Method not allowed", "method", text, None);
+            Ok(Answer::new("method", response.with("Allow", "GET, HEAD")))
         }
-        _ => {
-            let text = "There is nothing at this address.";
-            Ok(Answer::new("no-route", api::error(pages, request, 404, "Not found", text)))
-        }
+        (_, "/invites_api") => answer_api(app, store, request, now),
+        (_, path) if path.starts_with("/invites_api/") => answer_api(app, store, request, now),
+        _ => Ok(nothing_here(pages, request)),
     };
     let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
-    if request.path == "/invites_api" {
-        return Answer { response: api::with_cors(answer.response), ..answer };
+    if request.path.starts_with("/invites_api") {
+        return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
     }
     answer
+}
+
+/// The addresses below `/invites_api`. All but the description need a key, which is looked at before anything else.
+fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<Answer> {
+    let pages = &app.pages;
+    let token =
+        request.path.strip_prefix("/invites_api/invites/").filter(|token| !token.is_empty() && !token.contains('/'));
+    let with_key = |handler: &dyn Fn(&Key) -> Result<Answer>| match api::authenticate(store, request, now)? {
+        Ok(key) => {
+            let answer = handler(&key)?;
+            Ok(Answer { key: answer.key.or(Some(key.id().to_owned())), ..answer })
+        }
+        Err(reason) => Ok(api::refuse(pages, request, reason)),
+    };
+    match (request.method.as_str(), request.path.as_str(), token) {
+        ("GET" | "POST", "/invites_api", _) => {
+            with_key(&|key| api::create(pages, store, &app.writer, request, key, now))
+        }
+        ("GET", "/invites_api/invites", _) => with_key(&|key| api::list(pages, store, request, key, now)),
+        ("GET", _, Some(token)) => with_key(&|key| api::one(pages, store, request, key, token, now)),
+        ("DELETE", _, Some(token)) => with_key(&|key| api::revoke(pages, &app.writer, request, key, token, now)),
+        ("GET", "/invites_api/openapi.json", _) => Ok(api::openapi()),
+        ("OPTIONS", "/invites_api" | "/invites_api/invites" | "/invites_api/openapi.json", _)
+        | ("OPTIONS", _, Some(_)) => Ok(api::options(&request.path)),
+        (_, "/invites_api" | "/invites_api/invites" | "/invites_api/openapi.json", _) | (_, _, Some(_)) => {
+            Ok(api::method_not_allowed(pages, request))
+        }
+        _ => Ok(nothing_here(pages, request)),
+    }
+}
+
+fn nothing_here(pages: &Pages, request: &Request) -> Answer {
+    let text = "There is nothing at this address.";
+    Answer::new("no-route", api::error(pages, request, 404, "Not found", "no-route", text, None))
 }
 
 /// What a client hears of an error of ours; the error itself is for the log alone.
@@ -53,11 +79,21 @@ fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
             (500, "internal", "Internal error", "The log of the server says more.")
         }
     };
-    let mut response = api::error(pages, request, status, title, text);
+    let mut response = api::error(pages, request, status, title, reason, text, None);
     if status == 503 {
         response = response.with("Retry-After", "5");
     }
     Answer { detail: Some(error.to_string()), ..Answer::new(reason, response) }
+}
+
+/// The path of a request without what must not be in a log. One that leads nowhere can hold anything, a key or a token
+/// too: `/invites_api%3Fkey=…`, `/invite/TOKEN`.
+pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
+    match request.path.as_str() {
+        _ if answer.reason == "no-route" => "-",
+        path if path.starts_with("/invites_api/invites/") => "/invites_api/invites/-",
+        path => path,
+    }
 }
 
 /// The answer where a handler panicked: the worker lives on.

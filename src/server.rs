@@ -91,9 +91,9 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let start = Instant::now();
     let headers = incoming.headers().iter();
     let headers = headers.map(|header| (header.field.as_str().as_str().to_ascii_lowercase(), header.value.to_string()));
-    let request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
+    let mut request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
     // The gate has bounded the body. It is read even where nobody wants it, or it would be taken for the next request.
-    let _ = std::io::copy(incoming.as_reader(), &mut std::io::sink());
+    let _ = incoming.as_reader().read_to_end(&mut request.body);
     let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, store, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());
     write_log(&request, &answer, start);
@@ -118,8 +118,7 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
 fn write_log(request: &Request, answer: &Answer, start: Instant) {
     let micros = start.elapsed().as_micros();
     let status = answer.response.status;
-    // A path that leads nowhere can hold anything, a key or a token too: `/invites_api%3Fkey=…`, `/invite/TOKEN`.
-    let path = if answer.reason == "no-route" { "-" } else { &request.path };
+    let path = routes::logged_path(request, answer);
     let peer = request.header(crate::gate::PEER).unwrap_or("-");
     let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
         ("method", &request.method),

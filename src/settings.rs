@@ -5,6 +5,7 @@
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::{duration, invite};
 
 /// A setting that a host can have.
 pub struct Setting {
@@ -17,11 +18,21 @@ pub struct Setting {
 }
 
 /// All settings that there are.
-pub const SETTINGS: &[Setting] = &[Setting {
-    name: "url",
-    help: "public base address of the invite pages (default https://HOST)",
-    check: check_url,
-}];
+pub const SETTINGS: &[Setting] = &[
+    Setting { name: "url", help: "public base address of the invite pages (default https://HOST)", check: check_url },
+    Setting {
+        name: "page",
+        help: "address of an external page instead of ours, with {uri}, {token} or {host} in it",
+        check: check_page,
+    },
+    Setting { name: "ttl", help: "how long invites are good for (default 7d; resets always 1d)", check: check_ttl },
+    Setting { name: "site-name", help: "what the pages call the host (default HOST)", check: check_site_name },
+    Setting {
+        name: "server",
+        help: "the XMPP server that reads the file: prosody (default) or ejabberd",
+        check: check_server,
+    },
+];
 
 /// The setting of this name.
 pub fn find(name: &str) -> Result<&'static Setting> {
@@ -49,6 +60,38 @@ fn check_url(text: &str) -> std::result::Result<String, String> {
         return Err("it must not name a user".to_owned());
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// An address as for `url`, with placeholders; what follows them may be query or fragment.
+fn check_page(text: &str) -> std::result::Result<String, String> {
+    invite::check_template(text)?;
+    let filled = invite::PLACEHOLDERS.iter().fold(text.to_owned(), |text, placeholder| text.replace(placeholder, "x"));
+    let end = filled.find(['?', '#']).unwrap_or(filled.len());
+    check_url(&filled[..end])?;
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || "\"<>\\^`|".contains(*c)) {
+        return Err(format!("'{}' can't be in it (write it percent-encoded)", bad.escape_debug()));
+    }
+    Ok(text.to_owned())
+}
+
+fn check_ttl(text: &str) -> std::result::Result<String, String> {
+    duration::parse(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn check_site_name(text: &str) -> std::result::Result<String, String> {
+    let length = text.chars().count();
+    if length == 0 || length > 100 || text.chars().any(crate::key::is_control) {
+        return Err("it must be one line of 1 to 100 characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn check_server(text: &str) -> std::result::Result<String, String> {
+    match text {
+        "prosody" | "ejabberd" => Ok(text.to_owned()),
+        _ => Err("there are prosody and ejabberd".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +129,33 @@ mod tests {
             "javascript:alert(1)",
         ] {
             assert!(check_url(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn the_other_settings_take_what_makes_sense() {
+        for (check, good, bad) in [
+            (
+                check_page as fn(&str) -> std::result::Result<String, String>,
+                &["https://i.example.com/#{uri}", "https://i.example.com/{host}/?t={token}"][..],
+                &[
+                    "https://i.example.com/",
+                    "i.example.com/{token}",
+                    "https://x/{token} y",
+                    "https://x/{bogus}{token}",
+                    "{uri}",
+                ][..],
+            ),
+            (check_ttl, &["7d", "12h"], &["7", "0d", "", "1m"]),
+            (check_site_name, &["Ana's place", "日本"], &["", "a\nb", "\u{202e}x"]),
+            (check_server, &["prosody", "ejabberd"], &["", "Prosody", "openfire"]),
+        ] {
+            for text in good {
+                assert!(check(text).is_ok(), "{text:?}");
+            }
+            for text in bad {
+                assert!(check(text).is_err(), "{text:?} was taken");
+            }
         }
     }
 }

@@ -9,7 +9,12 @@
 //! has gone. And the database and `-shm` files are never opened by hand while a connection is open: closing such a
 //! descriptor would drop this process's locks on them (POSIX, fcntl).
 
+mod ejabberd;
+mod import;
+mod invite;
+mod key;
 mod prosody;
+mod prune;
 mod writer;
 
 use std::fs::{File, OpenOptions};
@@ -18,13 +23,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
-use crate::invite::{self, Invite};
-use crate::key::Digest;
+use crate::invite::{Invite, Server};
 
+pub use import::{Item, read_sqlite};
+pub use invite::{InviteRow, Of, Revoked, State, Use};
+pub use key::{KeyLimits, KeyRow};
 pub use writer::Writer;
 
 /// How long a connection of ours waits for another process's lock.
@@ -37,36 +44,6 @@ const MIGRATIONS: &[&str] = &[include_str!("store/schema.sql")];
 pub struct Store {
     conn: Connection,
     path: PathBuf,
-}
-
-/// An API key as it is stored.
-#[derive(Debug, PartialEq, Eq)]
-pub struct KeyRow {
-    /// The public half.
-    pub id: String,
-    /// What the admin calls it.
-    pub name: Option<String>,
-}
-
-/// What a request that brings a key is checked against.
-pub struct KeyCheck {
-    /// The host for which the key makes invites.
-    pub host: String,
-    /// What is kept of its secret.
-    pub digest: Digest,
-}
-
-/// An invite as it is stored.
-#[derive(Debug, PartialEq, Eq)]
-pub struct InviteRow {
-    /// The host that it invites to.
-    pub host: String,
-    /// What it is for.
-    pub kind: invite::Kind,
-    /// Whether it was used up.
-    pub used: bool,
-    /// Unix seconds; still good at this very second.
-    pub expires_at: i64,
 }
 
 impl Store {
@@ -116,6 +93,9 @@ impl Store {
         }
         let mut store = Store::connect(path)?;
         store.migrate().map_err(|error| error.context(format_args!("cannot open {}", path.display())))?;
+        if ejabberd::is_unprepared(&store.conn)? {
+            store.write(|tx| tx.prepare_ejabberd())?;
+        }
         Ok(store)
     }
 
@@ -192,36 +172,6 @@ impl Store {
         })
     }
 
-    /// What a request with this key id is checked against; none if there is no such key.
-    pub fn key_check(&self, id: &str) -> Result<Option<KeyCheck>> {
-        let mut query = self.conn.prepare_cached("SELECT host, digest FROM invited_key WHERE id = ?1")?;
-        let check =
-            query.query_row([id], |row| Ok(KeyCheck { host: row.get(0)?, digest: Digest::from_bytes(row.get(1)?) }));
-        Ok(check.optional()?)
-    }
-
-    /// The keys of a host, oldest first.
-    pub fn keys(&self, host: &Host) -> Result<Vec<KeyRow>> {
-        let mut query = self.conn.prepare("SELECT id, name FROM invited_key WHERE host = ?1 ORDER BY number")?;
-        let rows = query.query_map([host.name()], |row| Ok(KeyRow { id: row.get(0)?, name: row.get(1)? }))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
-    /// The invite with exactly this token.
-    pub fn invite(&self, token: &str) -> Result<Option<InviteRow>> {
-        let mut query =
-            self.conn.prepare_cached("SELECT host, kind, state, expires_at FROM invited_invite WHERE token = ?1")?;
-        let row = query.query_row([token], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
-        });
-        let Some((host, kind, state, expires_at)) = row.optional()? else {
-            return Ok(None);
-        };
-        let kind = invite::Kind::from_word(&kind)
-            .ok_or_else(|| Error::internal(format!("an invite of the unknown kind '{kind}' is in the database")))?;
-        Ok(Some(InviteRow { host, kind, used: state != "pending", expires_at }))
-    }
-
     /// The value of a host's setting, if it is set.
     pub fn setting(&self, host: &Host, name: &str) -> Result<Option<String>> {
         let mut query = self.conn.prepare_cached("SELECT value FROM invited_setting WHERE host = ?1 AND name = ?2")?;
@@ -242,53 +192,6 @@ pub struct Tx<'a> {
 }
 
 impl Tx<'_> {
-    /// Adds a key.
-    pub fn add_key(&self, host: &Host, id: &str, digest: &Digest, name: Option<&str>, now: i64) -> Result<()> {
-        self.conn.execute(
-            "INSERT INTO invited_key (id, host, digest, name, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![id, host.name(), digest.as_bytes(), name, now],
-        )?;
-        Ok(())
-    }
-
-    /// Removes a key of this host; it is of no use from the next request on.
-    pub fn delete_key(&self, host: &Host, id: &str) -> Result<()> {
-        let deleted = self.conn.execute("DELETE FROM invited_key WHERE id = ?1 AND host = ?2", [id, host.name()])?;
-        if deleted == 0 {
-            return Err(Error::not_found(format!(
-                "{host} has no key '{}' (`invited list {host}` shows those that there are)",
-                id.escape_debug()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Counts one use of a key. False if the key has gone in the meantime.
-    pub fn use_key(&self, id: &str, now: i64) -> Result<bool> {
-        let mut update =
-            self.conn.prepare_cached("UPDATE invited_key SET uses = uses + 1, last_used_at = ?2 WHERE id = ?1")?;
-        Ok(update.execute(params![id, now])? == 1)
-    }
-
-    /// Adds an invite to our history and to what the XMPP server reads.
-    ///
-    /// `prosody` is the server's row, from [`prosody_row`]: rendered before, so that the lock is short.
-    pub fn add_invite(&self, invite: &Invite, prosody: &str) -> Result<()> {
-        let mut insert = self.conn.prepare_cached(
-            "INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        let host = invite.host.name();
-        insert.execute(params![
-            invite.token,
-            host,
-            invite.kind.word(),
-            invite.source,
-            invite.created_at,
-            invite.expires_at
-        ])?;
-        prosody::insert(self.conn, host, &invite.token, prosody)
-    }
-
     /// Sets a host's setting.
     pub fn set(&self, host: &Host, name: &str, value: &str) -> Result<()> {
         self.conn.execute(
@@ -305,9 +208,32 @@ impl Tx<'_> {
     }
 }
 
-/// The value of the row by which Prosody knows this invite.
-pub fn prosody_row(invite: &Invite, landing_page: &str) -> String {
-    prosody::value(invite, landing_page)
+/// What the XMPP server reads of one invite.
+pub enum ServerRows {
+    /// Rows of Prosody's table.
+    Prosody(prosody::Rows),
+    /// A row of ejabberd's.
+    Ejabberd,
+}
+
+impl ServerRows {
+    /// Renders the rows, outside of any transaction. `store` is asked which version of the server reads them.
+    pub fn new(store: &Store, server: Server, invite: &Invite, uri: &str, landing_page: &str) -> Result<ServerRows> {
+        Ok(match server {
+            Server::Prosody => {
+                let old = !invite.wish.roles.is_empty() && store.prosody_is_old()?;
+                ServerRows::Prosody(prosody::Rows::new(invite, uri, landing_page, old))
+            }
+            Server::Ejabberd => ServerRows::Ejabberd,
+        })
+    }
+
+    fn insert(&self, conn: &Connection, invite: &Invite) -> Result<()> {
+        match self {
+            ServerRows::Prosody(rows) => rows.insert(conn, invite),
+            ServerRows::Ejabberd => ejabberd::insert(conn, invite),
+        }
+    }
 }
 
 /// The version of the schema in the file; 0 where there is none yet.

@@ -11,7 +11,8 @@ use super::PEER;
 const HEADERS: usize = 64;
 
 /// The headers that handlers may see, all others end here: the fewer get through, the fewer can do harm.
-const PASSED: &[&str] = &["host", "authorization", "accept", "accept-language", "content-type", "user-agent"];
+const PASSED: &[&str] =
+    &["host", "authorization", "accept", "accept-language", "content-type", "user-agent", "idempotency-key"];
 
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,40 +1,156 @@
 //! Invites as Prosody's `mod_invites` keeps them in the table of its `mod_storage_sql`.
 //!
-//! An account invite is one row: user `''`, store `invite_token`, the token as key, and the invite as JSON. Checked
-//! against Prosody 0.12 and 13. Decides nothing.
+//! What makes an account or resets a password is a row of the host (user `''`), store `invite_token`, the token as key, and
+//! the invite as JSON. A contact invite has a row of the user, type `number`, the expiry as value. Checked against Prosody
+//! 0.12 and 13. Decides nothing.
 
 use rusqlite::{Connection, params};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Store;
+use super::invite::InviteRow;
 use crate::error::Result;
-use crate::invite::{self, Invite, Kind};
+use crate::invite::{Invite, Kind};
 
-/// The JSON value of an account invite's row.
-pub fn value(invite: &Invite, landing_page: &str) -> String {
+/// The rows of one invite.
+pub struct Rows {
+    host: Option<String>,
+    user: Option<String>,
+}
+
+impl Rows {
+    /// Renders the rows. `old` says that Prosody 0.12 reads them, see [`Store::prosody_is_old`].
+    pub fn new(invite: &Invite, uri: &str, landing_page: &str, old: bool) -> Rows {
+        let contact = matches!(invite.wish.kind, Kind::Contact | Kind::AccountAndContact);
+        // Prosody 0.12 stumbles over a contact invite without a row of the host; one that has expired lets nobody register.
+        let host = if invite.wish.kind == Kind::Contact {
+            value(invite, uri, landing_page, 0, old)
+        } else {
+            value(invite, uri, landing_page, invite.expires_at, old)
+        };
+        Rows { host: Some(host), user: contact.then(|| invite.expires_at.to_string()) }
+    }
+
+    /// Writes the rows.
+    pub fn insert(&self, conn: &Connection, invite: &Invite) -> Result<()> {
+        let mut insert = conn.prepare_cached(
+            r#"INSERT INTO "prosody" ("host", "user", "store", "key", "type", "value")
+               VALUES (?1, ?2, 'invite_token', ?3, ?4, ?5)"#,
+        )?;
+        let username = invite.wish.username.as_ref().map(|name| name.as_str()).unwrap_or_default();
+        if let Some(value) = &self.host {
+            insert.execute(params![invite.host.name(), "", invite.token, "json", value])?;
+        }
+        if let Some(value) = &self.user {
+            insert.execute(params![invite.host.name(), username, invite.token, "number", value])?;
+        }
+        Ok(())
+    }
+}
+
+/// The JSON value of a host's row.
+fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: bool) -> String {
+    let wish = &invite.wish;
     let host = invite.host.name();
-    let (action, jid) = match invite.kind {
-        Kind::Account => ("register", host),
+    let action = match wish.kind {
+        Kind::Account | Kind::Reset => "register",
+        Kind::Contact | Kind::AccountAndContact => "roster",
     };
+    let username = wish.username.as_ref().map(|name| name.as_str());
+    let mut data = json!({ "source": invite.source });
+    if wish.kind == Kind::Reset {
+        data["allow_reset"] = json!(username);
+    }
+    if !wish.roles.is_empty() {
+        // 0.12 wants a set, 13 a list whose first is the role of the account and the others secondary ones.
+        data["roles"] = if old {
+            Value::Object(wish.roles.iter().map(|role| (role.clone(), json!(true))).collect())
+        } else {
+            json!(wish.roles)
+        };
+    }
+    if !wish.groups.is_empty() {
+        data["groups"] = json!(wish.groups);
+    }
+    if let Some(note) = &wish.note {
+        data["note"] = json!(note);
+    }
     json!({
         "type": action,
-        "jid": jid,
+        "jid": username.map_or_else(|| host.to_owned(), |username| format!("{username}@{host}")),
         "token": invite.token,
-        "allow_registration": true,
-        "additional_data": { "source": invite.source },
-        "uri": invite::uri(&invite.host, invite.kind, &invite.token),
+        "allow_registration": wish.kind != Kind::Contact,
+        "additional_data": data,
+        "uri": uri,
         "landing_page": landing_page,
         "created_at": invite.created_at,
-        "expires": invite.expires_at,
+        "expires": expires,
     })
     .to_string()
 }
 
-/// Writes the row of an account invite.
-pub fn insert(conn: &Connection, host: &str, token: &str, value: &str) -> Result<()> {
-    let mut insert = conn.prepare_cached(
-        r#"INSERT INTO "prosody" ("host", "user", "store", "key", "type", "value")
-           VALUES (?1, '', 'invite_token', ?2, 'json', ?3)"#,
+/// A value of Prosody's `mod_storage_sql` by its type; none if the two do not agree.
+pub fn deserialize(kind: &str, text: &str) -> Option<Value> {
+    match kind {
+        "json" => serde_json::from_str(text).ok(),
+        "number" => serde_json::from_str(text).ok().filter(Value::is_number),
+        "string" => Some(Value::from(text)),
+        "boolean" => Some(Value::from(text == "true")),
+        _ => None,
+    }
+}
+
+/// Fills an invite in from the JSON that Prosody wrote. What is not there, or is not as expected, stays as it is.
+pub fn read(raw: &str, invite: &mut InviteRow) {
+    let Ok(value) = serde_json::from_str::<Value>(raw) else {
+        return;
+    };
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let data = &value["additional_data"];
+    let reset = text(&data["allow_reset"]);
+    let name = value["jid"].as_str().and_then(|jid| jid.split_once('@')).map(|(name, _)| name.to_owned());
+    invite.kind = match (value["type"].as_str(), value["allow_registration"].as_bool()) {
+        _ if reset.is_some() => Kind::Reset,
+        (Some("roster"), Some(false)) => Kind::Contact,
+        (Some("roster"), _) => Kind::AccountAndContact,
+        _ => Kind::Account,
+    };
+    invite.username = reset.or(name);
+    // A set or a list, see above.
+    invite.roles = match &data["roles"] {
+        Value::Array(roles) => roles.iter().filter_map(text).collect(),
+        Value::Object(roles) => roles.keys().cloned().collect(),
+        _ => Vec::new(),
+    };
+    invite.groups =
+        data["groups"].as_array().map(|groups| groups.iter().filter_map(text).collect()).unwrap_or_default();
+    invite.note = text(&data["note"]);
+    if let Some(source) = text(&data["source"]) {
+        invite.source = source;
+    } else if invite.kind == Kind::AccountAndContact {
+        invite.source = text(&value["jid"]).unwrap_or_default();
+    }
+    let time = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
+    invite.created_at = time(&value["created_at"]).unwrap_or(invite.created_at);
+    invite.expires_at = time(&value["expires"]).unwrap_or(invite.expires_at);
+}
+
+/// Deletes the rows of an invite.
+pub fn delete(conn: &Connection, host: &str, username: Option<&str>, token: &str) -> Result<()> {
+    let mut delete = conn.prepare_cached(
+        r#"DELETE FROM "prosody" WHERE "host" = ?1 AND "user" = ?2 AND "store" = 'invite_token' AND "key" = ?3"#,
     )?;
-    insert.execute(params![host, token, value])?;
+    delete.execute([host, "", token])?;
+    if let Some(username) = username {
+        delete.execute([host, username, token])?;
+    }
     Ok(())
+}
+
+impl Store {
+    /// Whether Prosody 0.12 has opened the file: it makes an index that 13 removes.
+    pub fn prosody_is_old(&self) -> Result<bool> {
+        let mut query = self.conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE name = 'prosody_index'")?;
+        Ok(query.exists([])?)
+    }
 }

@@ -87,11 +87,16 @@ fn wrong_usage_exits_2_and_makes_no_database() {
     assert!(!folder.db().exists());
 }
 
+const COMMANDS: [&str; 14] = [
+    "invite", "invites", "show", "revoke", "prune", "create", "list", "delete", "serve", "try", "import", "set", "get",
+    "unset",
+];
+
 #[test]
 fn help_and_version_go_to_stdout() {
     let folder = Folder::new();
     let overview = done(&folder.db(), &["--help"]);
-    for command in ["create", "list", "delete", "serve", "try", "set", "get", "unset"] {
+    for command in COMMANDS {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in the overview");
         assert!(done(&folder.db(), &[command, "--help"]).starts_with(&format!("Usage: invited {command} ")));
     }
@@ -103,10 +108,16 @@ fn help_and_version_go_to_stdout() {
 fn what_the_help_names_is_in_the_readme() {
     let folder = Folder::new();
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for command in ["create", "list", "delete", "serve", "try", "set", "get", "unset"] {
+    // In a table the vertical line needs an escape.
+    let readme = readme.replace("\\|", "|");
+    for command in COMMANDS {
         let help = done(&folder.db(), &[command, "--help"]);
         let usage = help.lines().next().unwrap().strip_prefix("Usage: ").unwrap().replace(" [--db FILE]", "");
         assert!(readme.contains(&format!("`{usage}`")), "the README lacks `{usage}`");
+        // Options are set off by spaces or brackets.
+        for option in help.split([' ', '[', ']', ',', '\n']).filter(|word| word.starts_with("--") && word.len() > 2) {
+            assert!(readme.contains(option), "the README lacks {option} of {command}");
+        }
     }
     for option in ["--db", "--listen", "--help", "--version", "INVITED_DB"] {
         assert!(readme.contains(option), "the README lacks {option}");

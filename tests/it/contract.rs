@@ -277,9 +277,9 @@ fn check_headers(row: &Row, reply: &Reply) {
     for (name, value) in [
         ("access-control-allow-origin", "*"),
         ("access-control-allow-methods", "GET, POST, OPTIONS"),
-        ("access-control-allow-headers", "Authorization, Content-Type"),
+        ("access-control-allow-headers", "Authorization, Content-Type, Idempotency-Key"),
         ("access-control-max-age", "7200"),
-        ("access-control-expose-headers", "Location"),
+        ("access-control-expose-headers", "Location, Retry-After"),
         ("cache-control", "no-store"),
     ] {
         assert_eq!(reply.header(name), Some(value), "{}: {name}", row.claim);

@@ -1,0 +1,83 @@
+//! `/invites_api/invites`: what a key has made, and taking it back. A key sees nothing else.
+
+use super::{JSON, Key, problem};
+use crate::create::{HostSettings, addresses};
+use crate::error::Result;
+use crate::http::{Answer, Request, Response};
+use crate::json;
+use crate::page::Pages;
+use crate::store::{InviteRow, Of, Revoked, Store, Writer};
+
+/// Invites of one page of the list, and the most that there can be.
+const PAGE: (usize, usize) = (50, 200);
+
+/// `GET /invites_api/invites`: the pending ones, oldest first; with `all=true` the others too.
+///
+/// `limit` is the number on a page, `after` the token with which the page before ended, from `next`.
+pub fn list(pages: &Pages, store: &Store, request: &Request, key: &Key, now: i64) -> Result<Answer> {
+    let bad = |field, why: &str| Ok(problem(pages, request, 400, "bad-field", why, Some(field)));
+    let limit = match request.query_value("limit").map(|limit| limit.parse::<usize>()) {
+        None => PAGE.0,
+        Some(Ok(limit)) if (1..=PAGE.1).contains(&limit) => limit,
+        Some(_) => return bad("limit", &format!("it must be from 1 to {}", PAGE.1)),
+    };
+    let all = match request.query_value("all").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return bad("all", "it must be true or false"),
+    };
+    let after = match request.query_value("after") {
+        None => 0,
+        Some(token) => match own(store, key, &token)? {
+            Some(invite) => invite.number,
+            None => return bad("after", "this key has made no invite with this token"),
+        },
+    };
+    let settings = HostSettings::read(store, &key.host)?;
+    let source = key.source();
+    let found = store.invites(Of::Source(&source), all, after, limit, now)?;
+    let next = (found.len() == limit).then(|| found.last().map(|invite| invite.token.clone())).flatten();
+    let mut invites = Vec::with_capacity(found.len());
+    for invite in &found {
+        invites.push(show(store, &settings, invite, now)?);
+    }
+    let body = json::page(invites, next.as_deref());
+    Ok(Answer::new("listed", Response::new(200).with_body(JSON, format!("{body}\n"))))
+}
+
+/// `GET /invites_api/invites/TOKEN`.
+pub fn one(pages: &Pages, store: &Store, request: &Request, key: &Key, token: &str, now: i64) -> Result<Answer> {
+    let Some(invite) = own(store, key, token)? else {
+        return Ok(unknown(pages, request));
+    };
+    let settings = HostSettings::read(store, &key.host)?;
+    let body = show(store, &settings, &invite, now)?;
+    Ok(Answer::new("listed", Response::new(200).with_body(JSON, format!("{body}\n"))))
+}
+
+/// `DELETE /invites_api/invites/TOKEN`: takes a pending invite back, at once and on the XMPP server too.
+pub fn revoke(pages: &Pages, writer: &Writer, request: &Request, key: &Key, token: &str, now: i64) -> Result<Answer> {
+    let (host, source, wanted) = (key.host.clone(), key.source(), token.to_owned());
+    let revoked = writer.write(move |tx| tx.revoke(&host, &wanted, Some(&source), now))?;
+    Ok(match revoked {
+        Revoked::Done => Answer::new("revoked", Response::new(204)),
+        Revoked::Unknown => unknown(pages, request),
+        Revoked::Ended(state) => {
+            let why = format!("this invite is {} already", state.word());
+            problem(pages, request, 410, "ended", &why, None)
+        }
+    })
+}
+
+fn own(store: &Store, key: &Key, token: &str) -> Result<Option<InviteRow>> {
+    Ok(store.invite(token)?.filter(|invite| invite.source == key.source()))
+}
+
+fn show(store: &Store, settings: &HostSettings, invite: &InviteRow, now: i64) -> Result<json::Json> {
+    let (uri, url) = addresses(settings, invite)?;
+    Ok(json::invite(invite, &uri, &url, &store.uses(&invite.token)?, now))
+}
+
+fn unknown(pages: &Pages, request: &Request) -> Answer {
+    problem(pages, request, 404, "token-unknown", "this key has made no invite with this token", None)
+}

@@ -1,0 +1,175 @@
+//! The texts of `--help`: each fits a screen.
+
+use crate::settings;
+
+/// The text of this name.
+pub const OVERVIEW: &str = "\
+invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS]
+
+  invite HOST              make an invite and print its link
+  invites HOST             print the invites of a host
+  show HOST TOKEN          print all that is known of an invite
+  revoke HOST TOKEN        take an invite back
+  prune [HOST]             remove what has expired
+  create HOST [NAME]       make an API key and print it, once
+  list HOST                print the API keys of a host
+  delete HOST ID           delete an API key
+  serve                    serve the API and the invite pages
+  try [HOST]               a throw-away server with a key, to look around
+  import FILE              bring in keys and invites of Prosody's own modules
+  set HOST NAME VALUE      set a setting of a host
+  get HOST [NAME]          print one setting, or all that are set
+  unset HOST NAME          take a setting back to its default
+
+Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite),
+         --help, --version. `invited COMMAND --help` says more.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, all else to stderr.
+";
+
+/// The text of this name.
+pub const CREATE: &str = "\
+Usage: invited create HOST [NAME] [--allow KINDS] [--expires DURATION] [--per-day N] [--db FILE]
+
+Makes an API key for the XMPP host HOST and prints it as ID/SECRET. This is the only time that
+the secret is shown: just a digest of it is kept. NAME is for you, to know the key by.
+A missing database is made (mode 0660 less the umask), a missing folder is not.
+
+  --allow KINDS       what it may make, separated by commas: account, contact, reset,
+                      role:NAME, group:NAME, uses:N (up to N uses); without it: account
+  --expires DURATION  how long the key is good for (30min, 12h, 7d, 2w, 1y; without it: for ever)
+  --per-day N         invites that it may make in any 24 hours (without it: no limit)
+
+  invited create example.com 'front desk' --per-day 20
+";
+
+/// The text of this name.
+pub const LIST: &str = "\
+Usage: invited list HOST [--json] [--db FILE]
+
+Prints the API keys of HOST, oldest first, one a line: ID, a tab, NAME (<unknown> without one).
+With --json, all that is known of them: limits, number of invites, last use.
+";
+
+/// The text of this name.
+pub const DELETE: &str = "\
+Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
+
+Deletes the API key ID of HOST. It is of no use from the next request on, also on a running server.
+Invites that were made with it stay good, unless --revoke-unused takes back those that nobody has
+used. Prints nothing; exit code 1 if there is no such key.
+";
+
+/// The text of this name.
+pub const INVITE: &str = "\
+Usage: invited invite HOST [--user NAME | --contact USER [--register] | --reset USER]
+                      [--ttl DURATION] [--uses N] [--role R]… [--group G]… [--note TEXT]
+                      [--qr | --json] [--db FILE]
+
+Makes an invite and prints its link. Without a kind: an account with a name of the guest's choice.
+
+  --user NAME         an account with this name and no other
+  --contact USER      become a contact of USER; with --register, make an account here first
+  --reset USER        set a new password for USER
+  --ttl DURATION      how long it is good for: 30min, 12h, 7d, 2w, 1y (the setting ttl, else 7d;
+                      resets 1d)
+  --uses N            good for N registrations
+  --role R, --group G what the new account gets, several times if need be (Prosody)
+  --note TEXT         for you, shown in lists
+  --qr                the link as a QR code too
+  --json              all of it as a JSON object
+";
+
+/// The text of this name.
+pub const INVITES: &str = "\
+Usage: invited invites HOST [--all] [--json] [--db FILE]
+
+Prints the pending invites of HOST, oldest first, those made inside XMPP clients too. One a line,
+with tabs between: TOKEN, state, when it ends or ended, what for, made by, uses left, note.
+With --all, the used, revoked and expired ones as well; with --json, an array of objects.
+";
+
+/// The text of this name.
+pub const SHOW: &str = "\
+Usage: invited show HOST TOKEN [--json] [--db FILE]
+
+Prints all that is known of an invite: what it is for, its addresses, who made it, who used it.
+Exit code 1 if there is no such invite.
+";
+
+/// The text of this name.
+pub const REVOKE: &str = "\
+Usage: invited revoke HOST TOKEN [--db FILE]
+
+Takes a pending invite back, at once and on the XMPP server too. Prints nothing; exit code 1 if
+there is no such invite, or if it was used, revoked or expired already.
+";
+
+/// The text of this name.
+pub const PRUNE: &str = "\
+Usage: invited prune [HOST] [--db FILE]
+
+Removes expired invites from the XMPP server's table, and from our history what ended more than a
+year ago; of all hosts, or of one. A running server does the same once an hour.
+";
+
+/// The text of this name.
+pub const IMPORT: &str = "\
+Usage: invited import FILE [--db FILE]
+
+Brings in the API keys and the pending invites that Prosody's own modules have made, so that
+bookmarks and links that are out already go on working. FILE is Prosody's folder of a host or a file
+in it, such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
+All of it or nothing; prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has
+expired, is skipped.
+";
+
+/// The text of this name.
+pub const SERVE: &str = "\
+Usage: invited serve [--listen ADDR:PORT] [--db FILE]
+
+Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. Listens on
+127.0.0.1:8642 unless told otherwise; port 0 takes a free one. When the socket is open, the line
+`listening on http://ADDR:PORT` is printed on stderr, and one line of log a request from then on.
+
+It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
+";
+
+/// The text of this name.
+pub const TRY: &str = "\
+Usage: invited try [HOST]
+
+Makes a throw-away database with a key for HOST (default example.com), serves it on a free port of
+this machine, and prints the lines to try it with. Ctrl-C ends it and leaves nothing behind.
+";
+
+/// The text of this name.
+pub const SET: &str = "\
+Usage: invited set HOST NAME VALUE [--db FILE]
+
+Sets a setting of HOST. A running server follows at once.
+";
+
+/// The text of this name.
+pub const GET: &str = "\
+Usage: invited get HOST [NAME] [--db FILE]
+
+Prints the value of a setting of HOST; exit code 1 if it is not set.
+Without NAME, prints all that are set, one a line: NAME, a tab, VALUE.
+";
+
+/// The text of this name.
+pub const UNSET: &str = "\
+Usage: invited unset HOST NAME [--db FILE]
+
+Takes a setting of HOST back to its default. A running server follows at once.
+";
+
+/// The list of settings, for the commands that take one.
+pub fn settings() -> String {
+    let mut text = "\nSettings:\n".to_owned();
+    for setting in settings::SETTINGS {
+        text.push_str(&format!("  {:<12} {}\n", setting.name, setting.help));
+    }
+    text
+}

@@ -1,0 +1,103 @@
+//! `import`: finds out what kind of file it is given, and of which host.
+
+use std::path::Path;
+
+use super::print;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::lua;
+use crate::store::{Item, Store, read_sqlite};
+
+/// Imports a file, or all files of a folder in which Prosody keeps a host's data.
+pub fn import(store: &mut Store, source: &Path) -> Result<()> {
+    let mut items = Vec::new();
+    if source.is_dir() {
+        for name in ["invite_api_keys.dat", "invite_token.dat"] {
+            let file = source.join(name);
+            if file.exists() {
+                items.extend(read_dat(&file)?);
+            }
+        }
+        for entry in std::fs::read_dir(source.join("invite_token")).into_iter().flatten().flatten() {
+            items.extend(read_dat(&entry.path())?);
+        }
+        if items.is_empty() {
+            return Err(Error::not_found(format!(
+                "there is no invite_api_keys.dat and no invite_token.dat in {} (give Prosody's folder of one host)",
+                source.display()
+            )));
+        }
+    } else if is_sqlite(source)? {
+        items = read_sqlite(source)?;
+    } else {
+        items = read_dat(source)?;
+    }
+    let imported = store.import(&items, log::now()).map_err(|error| error.context(source.display()))?;
+    store.catch_up()?;
+    print(&format!("{} keys, {} invites, {} skipped\n", imported.keys, imported.invites, imported.skipped))
+}
+
+fn is_sqlite(file: &Path) -> Result<bool> {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(16).read_to_end(&mut head))
+        .map_err(|error| Error::not_found(format!("cannot read {}: {error}", file.display())))?;
+    Ok(head == b"SQLite format 3\0")
+}
+
+/// Reads `…/HOST/STORE.dat` or `…/HOST/invite_token/USER.dat`; names are percent-encoded in Prosody's manner.
+fn read_dat(file: &Path) -> Result<Vec<Item>> {
+    let cannot = |why: &str| Error::internal(format!("cannot import {}: {why}", file.display()));
+    let absolute = file.canonicalize().map_err(|error| cannot(&error.to_string()))?;
+    let mut names = absolute.iter().rev().map(|name| decode(&name.to_string_lossy()));
+    let (last, folder) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+    let stem = last.strip_suffix(".dat").ok_or_else(|| {
+        cannot("it is neither an SQLite database nor a file of Prosody's (HOST/invite_api_keys.dat, HOST/invite_token.dat)")
+    })?;
+    let (host, user, store) = match (folder.as_str(), stem) {
+        (_, "invite_api_keys" | "invite_token") => (folder, String::new(), stem.to_owned()),
+        ("invite_token", user) => (names.next().unwrap_or_default(), user.to_owned(), folder.clone()),
+        _ => return Err(cannot("its name is not invite_api_keys.dat or invite_token.dat")),
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| cannot(&error.to_string()))?;
+    let table = lua::read(&text).map_err(|bad| cannot(&format!("line {}: {}", bad.line, bad.why)))?;
+    // An empty store is an empty table.
+    let fields = table.as_object().ok_or_else(|| cannot("line 1: expected a table with names"))?;
+    let items = fields.iter().map(|(key, value)| {
+        let line = text.lines().position(|line| line.contains(&format!("\"{key}\""))).map_or(1, |at| at + 1);
+        let place = format!("line {line}");
+        Item {
+            host: host.clone(),
+            user: user.clone(),
+            store: store.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            place,
+        }
+    });
+    Ok(items.collect())
+}
+
+/// Prosody's escape of file names: `%` and two hexadecimal digits.
+fn decode(name: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = name.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after
+            .get(..2)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,115 @@
+//! `serve` and `try`.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::{create_key, print};
+use crate::error::{Error, Result};
+use crate::gate::{self, Upstream};
+use crate::host::Host;
+use crate::invite::Allow;
+use crate::log;
+use crate::page::Pages;
+use crate::routes::App;
+use crate::server::{self, PrivateFolder};
+use crate::store::{KeyLimits, Store, Writer};
+
+/// How often expired invites are taken from the server's tables.
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|error| {
+        Error::internal(match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("cannot listen on {listen}: another program does (end it, or choose with --listen ADDR:PORT)")
+            }
+            _ => format!("cannot listen on {listen}: {error} (choose with --listen ADDR:PORT)"),
+        })
+    })
+}
+
+/// Serves on this socket until SIGTERM or SIGINT. `ready` is called with its address once requests are answered.
+pub fn serve(store: &Store, listener: &TcpListener, ready: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| Error::internal(format!("{what}: {error}"))
+    };
+    // Signals come as bytes on a socket, which the accepting loop waits for beside its listener.
+    let (stop, signals) = UnixStream::pair().map_err(failed("cannot make a socket for signals"))?;
+    for signal in [SIGTERM, SIGINT] {
+        let signals = signals.try_clone().map_err(failed("cannot copy the socket for signals"))?;
+        signal_hook::low_level::pipe::register(signal, signals).map_err(failed("cannot wait for signals"))?;
+    }
+    gate::raise_file_limit();
+    let app = App { pages: Pages::load()?, writer: Writer::start(store.another()?)? };
+    keep_house(store.another()?)?;
+    let folder = PrivateFolder::make()?;
+    let socket = folder.path().join("loop");
+    server::start(&socket, app, store)?;
+    let upstream = Upstream::open(socket, server::WORKERS).map_err(failed("cannot reach the loop of workers"))?;
+    let address = listener.local_addr().map_err(failed("cannot tell the address of the socket"))?;
+    // Whoever starts this waits for exactly this line.
+    let _ = writeln!(io::stderr(), "listening on http://{address}");
+    ready(address)?;
+    gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))?;
+    store.checkpoint();
+    Ok(())
+}
+
+/// Prunes all hosts now and once an hour, on a thread of its own.
+fn keep_house(mut store: Store) -> Result<()> {
+    let body = move || {
+        loop {
+            match store.prune(None, log::now()) {
+                Ok(pruned) if pruned.expired + pruned.forgotten > 0 => {
+                    let (expired, forgotten) = (&pruned.expired, &pruned.forgotten);
+                    log::event(&[("event", &"pruned"), ("expired", expired), ("forgotten", forgotten)]);
+                }
+                Ok(_) => {}
+                Err(error) => log::event(&[("event", &"prune-failed"), ("detail", &error)]),
+            }
+            thread::sleep(PRUNE_EVERY);
+        }
+    };
+    let thread = thread::Builder::new().name("housekeeping".to_owned()).spawn(body);
+    thread.map(|_| ()).map_err(|error| Error::internal(format!("cannot start a thread: {error}")))
+}
+
+/// A key, a server and the lines to paste, in a folder that goes when it ends.
+pub fn try_out(host: &Host) -> Result<()> {
+    let folder = PrivateFolder::make()?;
+    let mut store = Store::create(&folder.path().join("invited.sqlite"))?;
+    let limits = KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
+    let key = create_key(&mut store, host, Some("try"), &limits)?.text();
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let address =
+        listener.local_addr().map_err(|error| Error::internal(format!("cannot tell the address: {error}")))?;
+    store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
+    let db = folder.path().join("invited.sqlite");
+    serve(&store, &listener, |address| {
+        print(&format!(
+            "\
+A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:
+
+  curl -i 'http://{address}/invites_api?key={key}'
+  curl -i -H 'Authorization: Bearer {key}' http://{address}/invites_api
+
+The same as a bookmark that leads straight to the new invite's page:
+
+  http://{address}/invites_api?key={key}&redirect=true
+  curl -sL 'http://{address}/invites_api?key={key}&redirect=true'
+
+Other commands find this database with --db {}
+
+",
+            db.display()
+        ))
+    })
+}

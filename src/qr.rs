@@ -1,0 +1,51 @@
+//! A link as a QR code. The only file that names qrcodegen.
+
+use qrcodegen::{QrCode, QrCodeEcc};
+
+use crate::error::{Error, Result};
+
+/// The light margin that readers need, in modules (ISO/IEC 18004 section 5.3.8).
+const MARGIN: i32 = 4;
+
+/// A QR code for a terminal: two rows of modules a line, dark on light whatever the colours of the terminal are.
+pub fn terminal(text: &str) -> Result<String> {
+    let code = encode(text)?;
+    let mut out = String::new();
+    let mut y = -MARGIN;
+    while y < code.size() + MARGIN {
+        // Black on bright white, set and reset on each line.
+        out.push_str("\x1b[30;107m");
+        for x in -MARGIN..code.size() + MARGIN {
+            out.push(match (code.get_module(x, y), code.get_module(x, y + 1)) {
+                (true, true) => '█',
+                (true, false) => '▀',
+                (false, true) => '▄',
+                (false, false) => ' ',
+            });
+        }
+        out.push_str("\x1b[0m\n");
+        y += 2;
+    }
+    Ok(out)
+}
+
+fn encode(text: &str) -> Result<QrCode> {
+    QrCode::encode_text(text, QrCodeEcc::Medium).map_err(|_| Error::internal("the link is too long for a QR code"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_equally_wide_and_have_a_margin() {
+        let text = terminal("https://example.com/invite?T-_1abcdefghijkl").unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let inner = |line: &str| line.strip_prefix("\x1b[30;107m").unwrap().strip_suffix("\x1b[0m").unwrap().to_owned();
+        let width = inner(lines[0]).chars().count();
+        assert!(lines.iter().all(|line| inner(line).chars().count() == width));
+        assert!(inner(lines[0]).trim().is_empty() && inner(lines[1]).trim().is_empty());
+        assert!(lines.iter().all(|line| inner(line).starts_with("    ") && inner(line).ends_with("    ")));
+        assert!(terminal(&"x".repeat(5_000)).is_err());
+    }
+}

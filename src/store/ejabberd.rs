@@ -1,0 +1,87 @@
+//! Invites as ejabberd's `mod_invites` keeps them in its table `invite_token`.
+//!
+//! One row for each; times in the local time zone of the server, which must be ours too. It is used when `invitee` is not
+//! empty. Checked against ejabberd 26.07. Decides nothing.
+
+use rusqlite::{Connection, params};
+
+use super::Tx;
+use crate::error::Result;
+use crate::invite::{Invite, Kind};
+
+const TABLE: &str = include_str!("ejabberd.sql");
+const TRIGGERS: &str = include_str!("ejabberd_triggers.sql");
+
+impl Tx<'_> {
+    /// Sees to it that ejabberd's table and our triggers on it are there, whoever of the two comes first.
+    pub fn prepare_ejabberd(&self) -> Result<()> {
+        if !exists(self.conn, "invite_token")? {
+            self.conn.execute_batch(TABLE)?;
+        }
+        let host = if has_server_host(self.conn)? {
+            "NEW.server_host"
+        } else {
+            // Without the column the whole table is of one host: the one that says so.
+            "(SELECT host FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')"
+        };
+        self.conn.execute_batch(&TRIGGERS.replace("{NEW.HOST}", host))?;
+        Ok(())
+    }
+}
+
+/// Whether [`Tx::prepare_ejabberd`] has work to do: a host is ejabberd's and a trigger is missing.
+pub fn is_unprepared(conn: &Connection) -> Result<bool> {
+    let unprepared = conn.query_row(
+        "SELECT EXISTS (SELECT 1 FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')
+            AND (SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\') < 4",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok(unprepared)
+}
+
+/// Writes the row of an invite.
+pub fn insert(conn: &Connection, invite: &Invite) -> Result<()> {
+    let wish = &invite.wish;
+    let name = wish.username.as_ref().map(|name| name.as_str()).unwrap_or_default();
+    // Whose contact the guest becomes, and the name that the account must have.
+    let (kind, inviter, account_name) = match wish.kind {
+        Kind::Account => ("A", "", name),
+        Kind::Reset => ("T", "", name),
+        Kind::Contact => ("R", name, ""),
+        Kind::AccountAndContact => ("S", name, ""),
+    };
+    let column = if has_server_host(conn)? { ("server_host, ", "?7, ") } else { ("", "") };
+    let mut insert = conn.prepare_cached(&format!(
+        "INSERT INTO invite_token (token, username, {}created_at, expires, type, account_name)
+         VALUES (?1, ?2, {}datetime(?3, 'unixepoch', 'localtime'), datetime(?4, 'unixepoch', 'localtime'), ?5, ?6)",
+        column.0, column.1
+    ))?;
+    let (created_at, expires_at) = (invite.created_at, invite.expires_at);
+    if column.0.is_empty() {
+        insert.execute(params![invite.token, inviter, created_at, expires_at, kind, account_name])?;
+    } else {
+        let host = invite.host.name();
+        insert.execute(params![invite.token, inviter, created_at, expires_at, kind, account_name, host])?;
+    }
+    Ok(())
+}
+
+/// Deletes the row of an invite, if ejabberd reads this file.
+pub fn delete(conn: &Connection, token: &str) -> Result<()> {
+    if exists(conn, "invite_token")? {
+        conn.prepare_cached("DELETE FROM invite_token WHERE token = ?1")?.execute([token])?;
+    }
+    Ok(())
+}
+
+fn exists(conn: &Connection, table: &str) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?.exists([table])?)
+}
+
+/// Whether ejabberd runs with `sql_schema_multihost`.
+fn has_server_host(conn: &Connection) -> Result<bool> {
+    let mut query =
+        conn.prepare_cached("SELECT 1 FROM pragma_table_info('invite_token') WHERE name = 'server_host'")?;
+    Ok(query.exists([])?)
+}

@@ -1,0 +1,171 @@
+//! Keys and invites from Prosody's own stores, `invite_api_keys` and `invite_token`, into our file.
+//!
+//! All of a source or nothing: what can't be read is found before anything is written, and the writing is one transaction.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use super::{Store, Tx};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::invite::Allow;
+use crate::json::Json;
+use crate::key::{self, Digest};
+
+/// One row of a store of Prosody's.
+pub struct Item {
+    /// The host.
+    pub host: String,
+    /// The user; empty for what belongs to the host.
+    pub user: String,
+    /// `invite_api_keys` or `invite_token`.
+    pub store: String,
+    /// The id of the key, or the token.
+    pub key: String,
+    /// The value.
+    pub value: Json,
+    /// Where it was found, for messages.
+    pub place: String,
+}
+
+/// What came of an import.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Keys that are new here.
+    pub keys: usize,
+    /// Invites that are new here.
+    pub invites: usize,
+    /// Keys and invites that were here already, and invites that have expired.
+    pub skipped: usize,
+}
+
+/// Reads the two stores from an SQLite database of Prosody's, all hosts.
+pub fn read_sqlite(path: &Path) -> Result<Vec<Item>> {
+    let read = || -> Result<Vec<Item>> {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let mut query = conn.prepare(
+            r#"SELECT "host", "user", "store", "key", "type", "value", rowid FROM "prosody"
+                WHERE "store" IN ('invite_api_keys', 'invite_token') AND "key" <> '' ORDER BY rowid"#,
+        )?;
+        let mut rows = query.query([])?;
+        let mut items = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (kind, text): (String, String) = (row.get(4)?, row.get(5)?);
+            let number: i64 = row.get(6)?;
+            let place = format!("row {number}");
+            let value = super::prosody::deserialize(&kind, &text)
+                .ok_or_else(|| Error::internal(format!("{place}: the value is not of the type {kind}")))?;
+            items.push(Item {
+                host: row.get(0)?,
+                user: row.get(1)?,
+                store: row.get(2)?,
+                key: row.get(3)?,
+                value,
+                place,
+            });
+        }
+        Ok(items)
+    };
+    read().map_err(|error| error.context(format_args!("cannot import {}", path.display())))
+}
+
+impl Store {
+    /// Brings items in: keys with the digests of their secrets, so that bookmarks go on working, and pending invites.
+    pub fn import(&mut self, items: &[Item], now: i64) -> Result<Imported> {
+        let mut jobs = Vec::with_capacity(items.len());
+        for item in items {
+            jobs.push(Job::read(item, now).map_err(|why| Error::internal(format!("{}: {why}", item.place)))?);
+        }
+        self.write(|tx| {
+            let mut imported = Imported::default();
+            for job in &jobs {
+                tx.import(job, &mut imported)?;
+            }
+            Ok(imported)
+        })
+    }
+}
+
+enum Job<'a> {
+    Key { host: Host, id: &'a str, digest: Digest, name: Option<String>, created_at: i64 },
+    Invite { host: Host, user: &'a str, token: &'a str, kind: &'static str, value: String },
+    Expired,
+}
+
+impl Job<'_> {
+    fn read(item: &Item, now: i64) -> std::result::Result<Job<'_>, String> {
+        let host = Host::parse(&item.host).map_err(|error| error.to_string())?;
+        let seconds = |value: &Json| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
+        if item.store == "invite_api_keys" {
+            let secret = item.value["token"].as_str().filter(|secret| !secret.is_empty());
+            let secret = secret.ok_or_else(|| format!("the key '{}' has no secret", item.key.escape_debug()))?;
+            if item.key.contains(['/', '\t', '\n']) {
+                return Err(format!("'{}' can't be the id of a key", item.key.escape_debug()));
+            }
+            // A name that would spoil the list comes without what would spoil it.
+            let name = item.value["name"].as_str().map(|name| name.replace(key::is_control, " "));
+            let name = name.filter(|name| !name.is_empty());
+            let created_at = seconds(&item.value["created_at"]).unwrap_or(now);
+            return Ok(Job::Key { host, id: &item.key, digest: Digest::of(secret), name, created_at });
+        }
+        let (kind, expires, value) = if item.user.is_empty() {
+            let expires = seconds(&item.value["expires"]);
+            let expires = expires.ok_or_else(|| format!("the invite '{}' does not expire", item.key.escape_debug()))?;
+            ("json", expires, item.value.to_string())
+        } else {
+            let expires = seconds(&item.value);
+            let expires = expires.ok_or_else(|| format!("the invite '{}' is no number", item.key.escape_debug()))?;
+            ("number", expires, expires.to_string())
+        };
+        if expires < now {
+            return Ok(Job::Expired);
+        }
+        Ok(Job::Invite { host, user: &item.user, token: &item.key, kind, value })
+    }
+}
+
+impl Tx<'_> {
+    fn import(&self, job: &Job, imported: &mut Imported) -> Result<()> {
+        match job {
+            Job::Expired => imported.skipped += 1,
+            Job::Key { host, id, digest, name, created_at } => {
+                let found = self.conn.query_row("SELECT digest, host FROM invited_key WHERE id = ?1", [id], |row| {
+                    Ok((Digest::from_bytes(row.get(0)?), row.get::<_, String>(1)?))
+                });
+                match found.optional()? {
+                    None => {
+                        let limits =
+                            super::KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
+                        self.add_key(host, id, digest, name.as_deref(), &limits, *created_at)?;
+                        imported.keys += 1;
+                    }
+                    Some((earlier, its_host)) if earlier.matches(digest) && its_host == host.name() => {
+                        imported.skipped += 1;
+                    }
+                    Some(_) => {
+                        return Err(Error::not_found(format!(
+                            "another key has the id '{}' already; nothing was imported (`invited delete` it first)",
+                            id.escape_debug()
+                        )));
+                    }
+                }
+            }
+            Job::Invite { host, user, token, kind, value } => {
+                let known =
+                    self.conn.prepare_cached("SELECT 1 FROM invited_invite WHERE token = ?1")?.exists([token])?;
+                let mut insert = self.conn.prepare_cached(
+                    r#"INSERT OR IGNORE INTO "prosody" ("host", "user", "store", "key", "type", "value")
+                       SELECT ?1, ?2, 'invite_token', ?3, ?4, ?5
+                        WHERE NOT EXISTS (SELECT 1 FROM invited_invite WHERE token = ?3 AND state <> 'pending')"#,
+                )?;
+                // The trigger on Prosody's table does the rest, as for invites that Prosody itself makes there.
+                insert.execute(params![host.name(), user, token, kind, value])?;
+                let (count, other) = (usize::from(!known), usize::from(known && user.is_empty()));
+                imported.invites += count;
+                imported.skipped += other;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! The rows of `invited_invite` and its neighbours: every invite, whoever made it.
+//!
+//! An invite that was made inside Prosody lies there as Prosody's JSON at first (kind `unread`); whoever reads it here sees
+//! it read, and [`Tx::keep_read`] writes it down so.
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{Store, Tx, ejabberd, prosody};
+use crate::error::Result;
+use crate::host::Host;
+use crate::invite::{Invite, Kind};
+use crate::key::Digest;
+
+/// How long the answer to a repeatable request is kept, in seconds: a day.
+const REQUEST_SECS: i64 = 86_400;
+
+/// What has become of an invite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can be used.
+    Pending,
+    /// It was used as often as it could be.
+    Used,
+    /// It was taken back.
+    Revoked,
+    /// Its time is over.
+    Expired,
+}
+
+impl State {
+    /// The word that is stored and shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Used => "used",
+            State::Revoked => "revoked",
+            State::Expired => "expired",
+        }
+    }
+}
+
+/// An invite as it is stored.
+#[derive(Clone, Debug)]
+pub struct InviteRow {
+    /// Counts up: the order in which invites were made.
+    pub number: i64,
+    /// The token.
+    pub token: String,
+    /// The host that it invites to.
+    pub host: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// The fixed name of the new account, or whose contact, or whose password.
+    pub username: Option<String>,
+    /// Roles of the new account.
+    pub roles: Vec<String>,
+    /// Groups of the new account.
+    pub groups: Vec<String>,
+    /// The maker's own words.
+    pub note: Option<String>,
+    /// Who made it: `api/token/KEYID`, `cli`, or what the XMPP server says.
+    pub source: String,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds; still good at this very second.
+    pub expires_at: i64,
+    /// Registrations that it is for.
+    pub uses: u32,
+    /// Registrations that are left.
+    pub uses_left: u32,
+    /// When it stopped being pending, in Unix seconds.
+    pub ended_at: Option<i64>,
+    stored_state: State,
+    /// Whether it lies there as Prosody's JSON.
+    unread: bool,
+}
+
+impl InviteRow {
+    /// What has become of it by `now`: one that nobody has pruned yet is expired all the same.
+    pub fn state(&self, now: i64) -> State {
+        match self.stored_state {
+            State::Pending if self.expires_at < now => State::Expired,
+            state => state,
+        }
+    }
+}
+
+/// One use of an invite.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Unix seconds.
+    pub used_at: i64,
+    /// By whom, where the server tells.
+    pub username: Option<String>,
+}
+
+/// Whose invites are looked at.
+#[derive(Clone, Copy)]
+pub enum Of<'a> {
+    /// All of a host.
+    Host(&'a Host),
+    /// Those of one maker.
+    Source(&'a str),
+}
+
+/// How an attempt to take an invite back ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is of no use any more.
+    Done,
+    /// There is none with this token, or it is somebody else's.
+    Unknown,
+    /// It was of no use already.
+    Ended(State),
+}
+
+const COLUMNS: &str = "number, token, host, kind, username, roles, groups, note, source, created_at, expires_at, uses, \
+                       uses_left, state, ended_at, raw";
+
+fn read(row: &Row) -> rusqlite::Result<InviteRow> {
+    let lines = |text: Option<String>| -> Vec<String> {
+        text.map(|text| text.split('\n').map(str::to_owned).collect()).unwrap_or_default()
+    };
+    let kind: String = row.get(3)?;
+    let state: String = row.get(13)?;
+    let stored_state = [State::Used, State::Revoked, State::Expired].into_iter().find(|found| found.word() == state);
+    let mut invite = InviteRow {
+        number: row.get(0)?,
+        token: row.get(1)?,
+        host: row.get(2)?,
+        kind: Kind::from_word(&kind).unwrap_or(Kind::Account),
+        username: row.get(4)?,
+        roles: lines(row.get(5)?),
+        groups: lines(row.get(6)?),
+        note: row.get(7)?,
+        source: row.get(8)?,
+        created_at: row.get(9)?,
+        expires_at: row.get(10)?,
+        uses: row.get(11)?,
+        uses_left: row.get(12)?,
+        ended_at: row.get(14)?,
+        stored_state: stored_state.unwrap_or(State::Pending),
+        unread: kind == "unread",
+    };
+    if invite.unread {
+        let raw: Option<String> = row.get(15)?;
+        prosody::read(raw.as_deref().unwrap_or_default(), &mut invite);
+    }
+    Ok(invite)
+}
+
+impl Store {
+    /// The invite with exactly this token.
+    pub fn invite(&self, token: &str) -> Result<Option<InviteRow>> {
+        let sql = format!("SELECT {COLUMNS} FROM invited_invite WHERE token = ?1");
+        Ok(self.conn.prepare_cached(&sql)?.query_row([token], read).optional()?)
+    }
+
+    /// At most `limit` invites that were made after the one of this number (0: from the first one), oldest first.
+    ///
+    /// `all` includes those that are no longer pending by `now`.
+    pub fn invites(&self, of: Of, all: bool, after: i64, limit: usize, now: i64) -> Result<Vec<InviteRow>> {
+        let (column, value) = match of {
+            Of::Host(host) => ("host", host.name()),
+            Of::Source(source) => ("source", source),
+        };
+        let sql = format!(
+            "SELECT {COLUMNS} FROM invited_invite WHERE {column} = ?1 AND number > ?2
+                AND (?3 OR (state = 'pending' AND (expires_at >= ?4 OR kind = 'unread'))) ORDER BY number LIMIT ?5"
+        );
+        let mut query = self.conn.prepare_cached(&sql)?;
+        let rows = query.query_map(params![value, after, all, now, limit as i64], read)?;
+        let mut invites: Vec<InviteRow> = rows.collect::<rusqlite::Result<_>>()?;
+        invites.retain(|invite| all || invite.state(now) == State::Pending || invite.unread);
+        Ok(invites)
+    }
+
+    /// The uses of an invite, oldest first.
+    pub fn uses(&self, token: &str) -> Result<Vec<Use>> {
+        let mut query =
+            self.conn.prepare_cached("SELECT used_at, username FROM invited_use WHERE token = ?1 ORDER BY number")?;
+        let rows = query.query_map([token], |row| Ok(Use { used_at: row.get(0)?, username: row.get(1)? }))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The tokens of at most `limit` invites that have expired without being marked so, of one host or of all, after
+    /// the one of this number; each with its number.
+    pub(super) fn overdue(
+        &self,
+        host: Option<&Host>,
+        after: i64,
+        limit: usize,
+        now: i64,
+    ) -> Result<Vec<(i64, String)>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT number, token FROM invited_invite
+              WHERE number > ?1 AND state = 'pending' AND kind <> 'unread' AND expires_at < ?2
+                AND (?3 IS NULL OR host = ?3) ORDER BY number LIMIT ?4",
+        )?;
+        let host = host.map(Host::name);
+        let rows = query.query_map(params![after, now, host, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The tokens of at most `limit` invites that ended before a time.
+    pub(super) fn ended_before(&self, after: i64, limit: usize, before: i64) -> Result<Vec<(i64, String)>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT number, token FROM invited_invite
+              WHERE number > ?1 AND state <> 'pending' AND ended_at < ?2 ORDER BY number LIMIT ?3",
+        )?;
+        let rows = query.query_map(params![after, before, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// At most `limit` invites that lie there as Prosody's JSON.
+    pub(super) fn unread(&self, limit: usize) -> Result<Vec<InviteRow>> {
+        let sql = format!("SELECT {COLUMNS} FROM invited_invite WHERE kind = 'unread' ORDER BY number LIMIT ?1");
+        let mut query = self.conn.prepare_cached(&sql)?;
+        let rows = query.query_map([limit as i64], read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+impl Tx<'_> {
+    /// Adds an invite to our history and to what the XMPP server reads.
+    ///
+    /// `rows` are the server's, from [`super::ServerRows::new`]: rendered before, so that the lock is short.
+    pub fn add_invite(&self, invite: &Invite, rows: &super::ServerRows) -> Result<()> {
+        let mut insert = self.conn.prepare_cached(
+            "INSERT INTO invited_invite
+               (token, host, kind, username, roles, groups, note, source, created_at, expires_at, uses, uses_left)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+        )?;
+        let wish = &invite.wish;
+        let lines = |names: &[String]| (!names.is_empty()).then(|| names.join("\n"));
+        insert.execute(params![
+            invite.token,
+            invite.host.name(),
+            wish.kind.word(),
+            wish.username.as_ref().map(|name| name.as_str()),
+            lines(&wish.roles),
+            lines(&wish.groups),
+            wish.note,
+            invite.source,
+            invite.created_at,
+            invite.expires_at,
+            wish.uses,
+        ])?;
+        rows.insert(self.conn, invite)
+    }
+
+    /// Takes an invite of this host back, in our history and in what the server reads. With a source, only one of its own.
+    pub fn revoke(&self, host: &Host, token: &str, source: Option<&str>, now: i64) -> Result<Revoked> {
+        let sql = format!("SELECT {COLUMNS} FROM invited_invite WHERE token = ?1 AND host = ?2");
+        let found = self.conn.prepare_cached(&sql)?.query_row([token, host.name()], read).optional()?;
+        let Some(invite) = found.filter(|invite| source.is_none_or(|source| invite.source == source)) else {
+            return Ok(Revoked::Unknown);
+        };
+        match invite.state(now) {
+            State::Pending => {}
+            state => return Ok(Revoked::Ended(state)),
+        }
+        self.end(&invite.token, State::Revoked, now)?;
+        Ok(Revoked::Done)
+    }
+
+    /// Marks a pending invite as ended, and takes it from the server. The mark comes first: the triggers on the server's
+    /// tables take a row that goes while its invite is pending for a use.
+    pub(super) fn end(&self, token: &str, state: State, now: i64) -> Result<()> {
+        let mut update = self.conn.prepare_cached(
+            "UPDATE invited_invite SET state = ?2, ended_at = ?3 WHERE token = ?1 AND state = 'pending'
+             RETURNING host, username",
+        )?;
+        let ended = update.query_row(params![token, state.word(), now], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?))
+        });
+        if let Some((host, username)) = ended.optional()? {
+            prosody::delete(self.conn, &host, username.as_deref(), token)?;
+            ejabberd::delete(self.conn, token)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what a source made and nobody has used; the number of such invites.
+    pub fn revoke_unused(&self, source: &str, now: i64) -> Result<usize> {
+        let mut query = self
+            .conn
+            .prepare("SELECT token FROM invited_invite WHERE source = ?1 AND state = 'pending' AND uses_left = uses")?;
+        let tokens: Vec<String> = query.query_map([source], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for token in &tokens {
+            self.end(token, State::Revoked, now)?;
+        }
+        Ok(tokens.len())
+    }
+
+    /// Removes an ended invite from our history.
+    pub(super) fn forget(&self, number: i64, token: &str) -> Result<()> {
+        self.conn.prepare_cached("DELETE FROM invited_use WHERE token = ?1")?.execute([token])?;
+        self.conn.prepare_cached("DELETE FROM invited_invite WHERE number = ?1")?.execute([number])?;
+        Ok(())
+    }
+
+    /// Writes an invite that lay there as Prosody's JSON down in columns.
+    pub(super) fn keep_read(&self, invite: &InviteRow) -> Result<()> {
+        let lines = |names: &[String]| (!names.is_empty()).then(|| names.join("\n"));
+        let mut update = self.conn.prepare_cached(
+            "UPDATE invited_invite SET kind = ?2, username = ?3, roles = ?4, groups = ?5, note = ?6, source = ?7,
+                    created_at = ?8, expires_at = ?9, raw = NULL
+              WHERE number = ?1 AND kind = 'unread'",
+        )?;
+        update.execute(params![
+            invite.number,
+            invite.kind.word(),
+            invite.username,
+            lines(&invite.roles),
+            lines(&invite.groups),
+            invite.note,
+            invite.source,
+            invite.created_at,
+            invite.expires_at,
+        ])?;
+        Ok(())
+    }
+
+    /// The invite that a request of this name made within the last day, and the digest of that request.
+    pub fn earlier_request(&self, source: &str, name: &str, now: i64) -> Result<Option<(String, Digest)>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT token, digest FROM invited_request WHERE source = ?1 AND name = ?2 AND created_at > ?3",
+        )?;
+        let row = query.query_row(params![source, name, now - REQUEST_SECS], |row| {
+            Ok((row.get(0)?, Digest::from_bytes(row.get(1)?)))
+        });
+        Ok(row.optional()?)
+    }
+
+    /// Keeps what a request made, for when it comes again.
+    pub fn remember_request(&self, source: &str, name: &str, digest: &Digest, token: &str, now: i64) -> Result<()> {
+        let mut insert = self.conn.prepare_cached(
+            "INSERT OR REPLACE INTO invited_request (source, name, digest, token, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        insert.execute(params![source, name, digest.as_bytes(), token, now])?;
+        Ok(())
+    }
+
+    /// Removes what is kept of requests that can't come again.
+    pub(super) fn forget_requests(&self, now: i64) -> Result<()> {
+        self.conn.execute("DELETE FROM invited_request WHERE created_at <= ?1", [now - REQUEST_SECS])?;
+        Ok(())
+    }
+}
