@@ -83,7 +83,8 @@ fn every_reason_of_the_log_is_in_the_readme() {
                 // A status may come first.
                 let text = piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ',' || c == ' ');
                 let Some(word) = text.strip_prefix('"').and_then(|text| text.split('"').next()) else { continue };
-                if word.is_empty() || !word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+                let is_word = !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+                if !is_word || (before == "refuse(" && !word.starts_with("gate-")) {
                     continue;
                 }
                 let shown = word.trim_start_matches("gate-");
