@@ -4,7 +4,7 @@
 
 mod help;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -111,7 +111,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
 
     let mut words = Vec::new();
     let mut options = Options::default();
-    while let Some(arg) = parser.next().map_err(wrong).map_err(see)? {
+    let takes_id = matches!(name.as_str(), "delete" | "show" | "revoke");
+    loop {
+        // The id of an imported key and a token of Prosody's may begin with a dash: where one is due, it is no option.
+        if takes_id && words.len() == 1 {
+            let id = parser.try_raw_args().and_then(|mut args| args.next_if(is_dashed_id));
+            if let Some(id) = id {
+                words.push(id.string().map_err(wrong).map_err(see)?);
+                continue;
+            }
+        }
+        let Some(arg) = parser.next().map_err(wrong).map_err(see)? else { break };
         match arg {
             Short('h') | Long("help") => return Ok(Command::Help(help)),
             Value(word) => words.push(word.string().map_err(wrong).map_err(see)?),
@@ -172,6 +182,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
     };
     words.end()?;
     Ok(command)
+}
+
+/// Whether an argument is an id that begins with one dash; the only option of that shape is `-h`.
+fn is_dashed_id(arg: &OsStr) -> bool {
+    arg.to_str().is_some_and(|text| text.len() > 2 && text.starts_with('-') && !text.starts_with("--"))
 }
 
 /// The options of all commands; which of them a command takes is known before they are read.

@@ -221,7 +221,7 @@ impl ServerRows {
     pub fn new(store: &Store, server: Server, invite: &Invite, uri: &str, landing_page: &str) -> Result<ServerRows> {
         Ok(match server {
             Server::Prosody => {
-                let old = !invite.wish.roles.is_empty() && store.prosody_is_old()?;
+                let old = if invite.wish.roles.is_empty() { None } else { store.prosody_is_old()? };
                 ServerRows::Prosody(prosody::Rows::new(invite, uri, landing_page, old))
             }
             Server::Ejabberd => ServerRows::Ejabberd,

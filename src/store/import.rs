@@ -44,9 +44,14 @@ pub struct Imported {
 pub fn read_sqlite(path: &Path) -> Result<Vec<Item>> {
     let read = || -> Result<Vec<Item>> {
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        if !conn.table_exists(None, "prosody")? {
+            return Err(Error::not_found(
+                "it has no table 'prosody' (give the file that Prosody's option `sql` names)",
+            ));
+        }
         let mut query = conn.prepare(
             r#"SELECT "host", "user", "store", "key", "type", "value", rowid FROM "prosody"
-                WHERE "store" IN ('invite_api_keys', 'invite_token') AND "key" <> '' ORDER BY rowid"#,
+                WHERE "store" IN ('invite_api_keys', 'invite_token') AND "key" <> '' ORDER BY "user" <> '', rowid"#,
         )?;
         let mut rows = query.query([])?;
         let mut items = Vec::new();
@@ -75,6 +80,10 @@ impl Store {
     pub fn import(&mut self, items: &[Item], now: i64) -> Result<Imported> {
         let mut jobs = Vec::with_capacity(items.len());
         for item in items {
+            if item.user.is_empty() && item.value["allow_registration"].as_bool() == Some(false) {
+                // This goes with a contact invite's row of its user, which says it all.
+                continue;
+            }
             jobs.push(Job::read(item, now).map_err(|why| Error::internal(format!("{}: {why}", item.place)))?);
         }
         self.write(|tx| {
@@ -152,8 +161,8 @@ impl Tx<'_> {
                 }
             }
             Job::Invite { host, user, token, kind, value } => {
-                let known =
-                    self.conn.prepare_cached("SELECT 1 FROM invited_invite WHERE token = ?1")?.exists([token])?;
+                let mut query = self.conn.prepare_cached("SELECT kind FROM invited_invite WHERE token = ?1")?;
+                let known: Option<String> = query.query_row([token], |row| row.get(0)).optional()?;
                 let mut insert = self.conn.prepare_cached(
                     r#"INSERT OR IGNORE INTO "prosody" ("host", "user", "store", "key", "type", "value")
                        SELECT ?1, ?2, 'invite_token', ?3, ?4, ?5
@@ -161,9 +170,12 @@ impl Tx<'_> {
                 )?;
                 // The trigger on Prosody's table does the rest, as for invites that Prosody itself makes there.
                 insert.execute(params![host.name(), user, token, kind, value])?;
-                let (count, other) = (usize::from(!known), usize::from(known && user.is_empty()));
-                imported.invites += count;
-                imported.skipped += other;
+                match known.as_deref() {
+                    None => imported.invites += 1,
+                    Some(kind) if user.is_empty() || kind == "contact" => imported.skipped += 1,
+                    // The second row of an invite that has been counted.
+                    Some(_) => {}
+                }
             }
         }
         Ok(())

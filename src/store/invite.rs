@@ -260,6 +260,10 @@ impl Tx<'_> {
             State::Pending => {}
             state => return Ok(Revoked::Ended(state)),
         }
+        if invite.unread {
+            // Only then is it known whose row goes with it.
+            self.keep_read(&invite)?;
+        }
         self.end(&invite.token, State::Revoked, now)?;
         Ok(Revoked::Done)
     }

@@ -5,7 +5,7 @@
 //! 0.12 and 13. Decides nothing.
 
 use rusqlite::{Connection, params};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Store;
 use super::invite::InviteRow;
@@ -19,8 +19,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Renders the rows. `old` says that Prosody 0.12 reads them, see [`Store::prosody_is_old`].
-    pub fn new(invite: &Invite, uri: &str, landing_page: &str, old: bool) -> Rows {
+    /// Renders the rows. `old` says whether Prosody 0.12 reads them, see [`Store::prosody_is_old`].
+    pub fn new(invite: &Invite, uri: &str, landing_page: &str, old: Option<bool>) -> Rows {
         let contact = matches!(invite.wish.kind, Kind::Contact | Kind::AccountAndContact);
         // Prosody 0.12 stumbles over a contact invite without a row of the host; one that has expired lets nobody register.
         let host = if invite.wish.kind == Kind::Contact {
@@ -49,7 +49,7 @@ impl Rows {
 }
 
 /// The JSON value of a host's row.
-fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: bool) -> String {
+fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: Option<bool>) -> String {
     let wish = &invite.wish;
     let host = invite.host.name();
     let action = match wish.kind {
@@ -62,11 +62,17 @@ fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: bool
         data["allow_reset"] = json!(username);
     }
     if !wish.roles.is_empty() {
-        // 0.12 wants a set, 13 a list whose first is the role of the account and the others secondary ones.
-        data["roles"] = if old {
-            Value::Object(wish.roles.iter().map(|role| (role.clone(), json!(true))).collect())
-        } else {
-            json!(wish.roles)
+        // 0.12 wants a set, 13 a list whose first is the role of the account and the others secondary ones. What is both in
+        // one, as Prosody's util.json writes such tables, works with either, but 0.12 keeps it with the account as it is,
+        // and there the command that brings roles from 0.12 to 13 stumbles over it. So it is for those who can't tell.
+        let mut set: Map<String, Value> = wish.roles.iter().map(|role| (role.clone(), json!(true))).collect();
+        data["roles"] = match old {
+            Some(true) => Value::Object(set),
+            Some(false) => json!(wish.roles),
+            None => {
+                set.insert("__array".to_owned(), json!(wish.roles));
+                Value::Object(set)
+            }
         };
     }
     if !wish.groups.is_empty() {
@@ -116,17 +122,21 @@ pub fn read(raw: &str, invite: &mut InviteRow) {
         _ => Kind::Account,
     };
     invite.username = reset.or(name);
-    // A set or a list, see above.
+    // A set or a list or both, see above.
     invite.roles = match &data["roles"] {
         Value::Array(roles) => roles.iter().filter_map(text).collect(),
-        Value::Object(roles) => roles.keys().cloned().collect(),
+        Value::Object(roles) => roles.keys().filter(|role| !role.starts_with("__")).cloned().collect(),
         _ => Vec::new(),
     };
     invite.groups =
         data["groups"].as_array().map(|groups| groups.iter().filter_map(text).collect()).unwrap_or_default();
     invite.note = text(&data["note"]);
     if let Some(source) = text(&data["source"]) {
-        invite.source = source;
+        // Of an address, the part that tells whose device it was is left out.
+        invite.source = match source.split_once('/') {
+            Some((user, _)) if user.contains('@') => user.to_owned(),
+            _ => source,
+        };
     } else if invite.kind == Kind::AccountAndContact {
         invite.source = text(&value["jid"]).unwrap_or_default();
     }
@@ -148,9 +158,11 @@ pub fn delete(conn: &Connection, host: &str, username: Option<&str>, token: &str
 }
 
 impl Store {
-    /// Whether Prosody 0.12 has opened the file: it makes an index that 13 removes.
-    pub fn prosody_is_old(&self) -> Result<bool> {
-        let mut query = self.conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE name = 'prosody_index'")?;
-        Ok(query.exists([])?)
+    /// Whether Prosody 0.12 reads the file; none where no Prosody has opened it yet. Either makes the table
+    /// `prosodyarchive` at first, and 0.12 an index that 13 removes.
+    pub fn prosody_is_old(&self) -> Result<Option<bool>> {
+        let mut query = self.conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE name = ?1")?;
+        let is_old = query.exists(["prosody_index"])?;
+        Ok((is_old || query.exists(["prosodyarchive"])?).then_some(is_old))
     }
 }

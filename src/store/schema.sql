@@ -86,7 +86,8 @@ CREATE TABLE IF NOT EXISTS "prosody" (
 CREATE UNIQUE INDEX IF NOT EXISTS "prosody_unique_index" ON "prosody" ("host", "user", "store", "key");
 
 -- An invite that is not ours was made inside Prosody (XEP-0401, or its shell). Its JSON is read later, by us: the SQLite in
--- Prosody may have no JSON functions. A contact invite that makes no account has no JSON, only the row of its user.
+-- Prosody may have no JSON functions. A contact invite that makes no account has no JSON, only the row of its user; Prosody
+-- 0.12 stumbles over it when it is used unless the host has a row too, so it gets one, with which nobody can register.
 CREATE TRIGGER invited_prosody_inserted AFTER INSERT ON "prosody"
 WHEN NEW."store" = 'invite_token' AND NEW."key" <> ''
  AND NOT EXISTS (SELECT 1 FROM invited_invite WHERE token = NEW."key")
@@ -99,6 +100,9 @@ BEGIN
             CAST(strftime('%s', 'now') AS INTEGER),
             CASE NEW."user" WHEN '' THEN 0 ELSE CAST(NEW."value" AS INTEGER) END,
             CASE NEW."user" WHEN '' THEN NEW."value" END);
+    INSERT INTO "prosody" ("host", "user", "store", "key", "type", "value")
+    SELECT NEW."host", '', NEW."store", NEW."key", 'json', '{"type":"roster","allow_registration":false,"expires":0}'
+     WHERE NEW."user" <> '';
 END;
 
 -- Prosody deletes an invite's rows when it was used, and this runs inside that very transaction of Prosody's. The row that
@@ -131,3 +135,6 @@ SELECT "key", "host", 'unread', 'server', CAST(strftime('%s', 'now') AS INTEGER)
 INSERT OR IGNORE INTO invited_invite (token, host, kind, username, source, created_at, expires_at)
 SELECT "key", "host", 'contact', "user", "user" || '@' || "host", CAST(strftime('%s', 'now') AS INTEGER), CAST("value" AS INTEGER)
   FROM "prosody" WHERE "store" = 'invite_token' AND "key" <> '' AND "user" <> '';
+INSERT INTO "prosody" ("host", "user", "store", "key", "type", "value")
+SELECT host, '', 'invite_token', token, 'json', '{"type":"roster","allow_registration":false,"expires":0}'
+  FROM invited_invite WHERE kind = 'contact';

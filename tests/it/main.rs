@@ -11,6 +11,7 @@ mod harness;
 mod cli;
 mod contract;
 mod gate;
+mod kinds;
 mod prosody;
 mod serve;
 mod tidy;

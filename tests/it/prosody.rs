@@ -43,13 +43,14 @@ end
 macro_rules! with_both_releases {
     ($($test:ident)*) => {
         mod of_this_machine {
-            $(#[test] fn $test() { super::Release::OfThisMachine.run(super::$test); })*
+            $(#[test] fn $test() { $crate::prosody::Release::OfThisMachine.run(super::$test); })*
         }
         mod of_sid {
-            $(#[test] fn $test() { super::Release::OfSid.run(super::$test); })*
+            $(#[test] fn $test() { $crate::prosody::Release::OfSid.run(super::$test); })*
         }
     };
 }
+pub(crate) use with_both_releases;
 
 with_both_releases! {
     an_invite_becomes_one_account_and_is_used_up
@@ -266,13 +267,13 @@ fn the_readme_shows_the_very_lines_that_these_tests_run_with() {
 const NOBODY: u32 = 65534;
 
 #[derive(Clone, Copy, Debug)]
-enum Release {
+pub enum Release {
     OfThisMachine,
     OfSid,
 }
 
 impl Release {
-    fn run(self, test: fn(Release)) {
+    pub fn run(self, test: fn(Release)) {
         let is_there = match self {
             Release::OfThisMachine => available("prosody", Path::new("/usr/bin/prosody").exists()),
             Release::OfSid => {
@@ -305,27 +306,29 @@ impl Release {
 }
 
 /// A folder that both Prosody and `invited` reach, and the database in it.
-struct Site {
-    release: Release,
-    folder: Folder,
+pub struct Site {
+    pub release: Release,
+    pub folder: Folder,
     /// User and group of Prosody where they are not the test's own.
     user: Option<(u32, u32)>,
+    /// What a test has otherwise in the configuration: pieces of it, and what stands in their places.
+    pub changes: Vec<(&'static str, String)>,
 }
 
 impl Site {
-    fn new(release: Release) -> Site {
+    pub fn new(release: Release) -> Site {
         let folder = match release {
             Release::OfThisMachine => Folder::new(),
             Release::OfSid => Folder::within(&release.root().join("srv")),
         };
-        Site { release, folder, user: None }
+        Site { release, folder, user: None, changes: Vec::new() }
     }
 
-    fn db(&self) -> PathBuf {
+    pub fn db(&self) -> PathBuf {
         self.folder.db()
     }
 
-    fn connection(&self) -> Connection {
+    pub fn connection(&self) -> Connection {
         Connection::open(self.db()).unwrap()
     }
 
@@ -339,7 +342,7 @@ impl Site {
     /// A configuration with what Prosody needs in order to run, and the lines of [`SNIPPET`].
     fn config(&self, port: u16) -> String {
         let database = self.seen_by_prosody("invited.sqlite");
-        format!(
+        let config = format!(
             r#"{first}
 pidfile = "{pidfile}"
 data_path = "{data}"
@@ -362,12 +365,16 @@ VirtualHost "example.com"
             pidfile = self.seen_by_prosody("prosody.pid"),
             data = self.seen_by_prosody("data"),
             snippet = SNIPPET.replace("/var/lib/invited/invited.sqlite", &database),
-        )
+        );
+        self.changes.iter().fold(config, |config, (from, to)| {
+            assert!(config.contains(from), "{from} is not in {config}");
+            config.replace(from, to)
+        })
     }
 }
 
 /// A Prosody in the foreground; killed when it is dropped.
-struct Prosody {
+pub struct Prosody {
     child: Child,
     addr: SocketAddr,
     log: PathBuf,
@@ -375,7 +382,7 @@ struct Prosody {
 
 impl Prosody {
     /// Starts it and waits until clients can connect.
-    fn start(site: &Site) -> Prosody {
+    pub fn start(site: &Site) -> Prosody {
         for _ in 0..3 {
             if let Some(prosody) = Prosody::try_start(site) {
                 return prosody;
@@ -433,16 +440,16 @@ impl Prosody {
         panic!("Prosody does not listen");
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect(self.addr)
     }
 
     /// Registers with a token and logs in, all of which must succeed.
-    fn make_account(&self, token: &str, user: &str) {
+    pub fn make_account(&self, token: &str, user: &str) {
         let mut client = self.client();
         assert_done(&client.preauth(token));
         assert_done(&client.register(user));
@@ -461,8 +468,8 @@ impl Drop for Prosody {
     }
 }
 
-/// An XMPP client over plain TCP that knows just enough to get an account.
-struct Client {
+/// An XMPP client over plain TCP that knows just enough to get an account; `kinds.rs` has what it can do when logged in.
+pub struct Client {
     stream: TcpStream,
 }
 
@@ -470,54 +477,64 @@ impl Client {
     /// Opens a stream, on which the server must offer registration (XEP-0077) and with a token (XEP-0445).
     fn connect(addr: SocketAddr) -> Client {
         let mut client = Client { stream: connect(addr) };
-        client.send(
-            "<?xml version='1.0'?><stream:stream to='example.com' version='1.0' xmlns='jabber:client' \
-             xmlns:stream='http://etherx.jabber.org/streams'>",
-        );
-        let features = client.read_until(|text| text.ends_with("</stream:features>"));
+        let features = client.open();
         for feature in ["http://jabber.org/features/iq-register", "urn:xmpp:ibr-token:0"] {
             assert!(features.contains(feature), "{feature} is not among the features: {features}");
         }
         client
     }
 
+    /// Opens a stream, also anew after a login, and returns what the server offers.
+    pub fn open(&mut self) -> String {
+        self.send(
+            "<?xml version='1.0'?><stream:stream to='example.com' version='1.0' xmlns='jabber:client' \
+             xmlns:stream='http://etherx.jabber.org/streams'>",
+        );
+        self.read_until(|text| text.ends_with("</stream:features>"))
+    }
+
     /// Shows a token and returns the answer.
-    fn preauth(&mut self, token: &str) -> String {
+    pub fn preauth(&mut self, token: &str) -> String {
         self.request(&format!("<preauth xmlns='urn:xmpp:pars:0' token='{token}'/>"))
     }
 
     /// Registers an account and returns the answer.
-    fn register(&mut self, user: &str) -> String {
+    pub fn register(&mut self, user: &str) -> String {
         let fields = format!("<username>{user}</username><password>{}</password>", password(user));
         self.request(&format!("<query xmlns='jabber:iq:register'>{fields}</query>"))
     }
 
     /// Logs in with SASL PLAIN and returns the answer.
-    fn log_in(&mut self, user: &str) -> String {
+    pub fn log_in(&mut self, user: &str) -> String {
+        self.log_in_with(user, &password(user))
+    }
+
+    /// Logs in with another password than the user's first one.
+    pub fn log_in_with(&mut self, user: &str, password: &str) -> String {
         use base64::Engine as _;
-        let message = base64::prelude::BASE64_STANDARD.encode(format!("\0{user}\0{}", password(user)));
+        let message = base64::prelude::BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
         self.send(&format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{message}</auth>"));
         self.read_until(|text| text.starts_with("<success") || text.ends_with("</failure>"))
     }
 
     /// Ends the stream and waits until the server has ended it too, having done all that came before.
-    fn close(mut self) {
+    pub fn close(mut self) {
         self.send("</stream:stream>");
         self.read_until(|text| text.ends_with("</stream:stream>"));
     }
 
-    fn request(&mut self, content: &str) -> String {
+    pub fn request(&mut self, content: &str) -> String {
         self.send(&format!("<iq type='set' id='1' to='example.com'>{content}</iq>"));
         let is_empty_and_whole = |text: &str| text.ends_with("/>") && text.find('>') == Some(text.len() - 1);
         self.read_until(|text| text.ends_with("</iq>") || is_empty_and_whole(text))
     }
 
-    fn send(&mut self, text: &str) {
+    pub fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
     /// Collects what the server sends until it is whole or the stream ends.
-    fn read_until(&mut self, is_whole: impl Fn(&str) -> bool) -> String {
+    pub fn read_until(&mut self, is_whole: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut text = String::new();
         let mut piece = [0; 4096];
@@ -534,20 +551,20 @@ impl Client {
     }
 }
 
-fn password(user: &str) -> String {
+pub fn password(user: &str) -> String {
     format!("secret of {user}")
 }
 
-fn assert_done(answer: &str) {
+pub fn assert_done(answer: &str) {
     assert!(answer.contains("type='result'"), "{answer}");
 }
 
-fn assert_refused(answer: &str, condition: &str) {
+pub fn assert_refused(answer: &str, condition: &str) {
     assert!(answer.contains("type='error'") && answer.contains(&format!("<{condition} ")), "{answer}");
 }
 
 /// Makes an invite with a request and returns its token.
-fn make_invite(server: &Server, key: &str) -> String {
+pub fn make_invite(server: &Server, key: &str) -> String {
     let request = format!("GET /invites_api?key={key} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let reply = exchange(server.addr, request.as_bytes());
     assert_eq!(reply.status, 201, "{reply:?}");
@@ -563,19 +580,19 @@ fn invite_and_use(server: &Server, key: &str, prosody: &Prosody, site: &Site, us
 }
 
 /// The state of an invite in our history.
-fn state(site: &Site, token: &str) -> String {
+pub fn state(site: &Site, token: &str) -> String {
     column(site, "SELECT state FROM invited_invite WHERE token = ?1", token)
 }
 
 /// Whether Prosody's own row of an invite is there.
-fn prosody_has(site: &Site, token: &str) -> bool {
+pub fn prosody_has(site: &Site, token: &str) -> bool {
     column::<i64>(site, "SELECT count(*) FROM prosody WHERE key = ?1", token) > 0
 }
 
-fn column<T: rusqlite::types::FromSql>(site: &Site, sql: &str, token: &str) -> T {
+pub fn column<T: rusqlite::types::FromSql>(site: &Site, sql: &str, token: &str) -> T {
     site.connection().query_row(sql, [token], |row| row.get(0)).unwrap()
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
 }
