@@ -7,12 +7,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::{Error, Result};
 
-/// `N` random bytes as base64url without padding (RFC 4648 section 5): letters, digits, `-` and `_`.
+/// `N` random bytes as base64url without padding (RFC 4648 section 5): letters, digits, `-` and `_`. Never begins with `-`,
+/// so that nobody's shell line takes it for an option.
 pub fn base64url<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
+    loop {
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        if !text.starts_with('-') {
+            return Ok(text);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -21,9 +27,10 @@ mod tests {
 
     #[test]
     fn texts_are_url_safe_unpadded_and_different() {
-        let texts: Vec<String> = (0..64).map(|_| base64url::<12>().unwrap()).collect();
+        let texts: Vec<String> = (0..1024).map(|_| base64url::<12>().unwrap()).collect();
         for text in &texts {
             assert_eq!(text.len(), 16);
+            assert!(!text.starts_with('-'), "{text}");
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{text}");
         }
         let different: std::collections::HashSet<_> = texts.iter().collect();
