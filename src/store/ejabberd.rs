@@ -1,7 +1,7 @@
 //! Invites as ejabberd's `mod_invites` keeps them in its table `invite_token`.
 //!
-//! One row for each; times in the local time zone of the server, which must be ours too. It is used when `invitee` is not
-//! empty. Checked against ejabberd 26.07. Decides nothing.
+//! One row for each. It expires in the local time zone of the server, which must be ours too; it was created in UTC. It is
+//! used when `invitee` is not empty. Checked against ejabberd 26.07. Decides nothing.
 
 use rusqlite::{Connection, params};
 
@@ -33,7 +33,7 @@ impl Tx<'_> {
 pub fn is_unprepared(conn: &Connection) -> Result<bool> {
     let unprepared = conn.query_row(
         "SELECT EXISTS (SELECT 1 FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')
-            AND (SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\') < 4",
+            AND (SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\') < 5",
         [],
         |row| row.get(0),
     )?;
@@ -48,13 +48,14 @@ pub fn insert(conn: &Connection, invite: &Invite) -> Result<()> {
     let (kind, inviter, account_name) = match wish.kind {
         Kind::Account => ("A", "", name),
         Kind::Reset => ("T", "", name),
-        Kind::Contact => ("R", name, ""),
+        // Without a name in it, ejabberd would let the guest register an account too. The user's own is taken already.
+        Kind::Contact => ("R", name, name),
         Kind::AccountAndContact => ("S", name, ""),
     };
     let column = if has_server_host(conn)? { ("server_host, ", "?7, ") } else { ("", "") };
     let mut insert = conn.prepare_cached(&format!(
         "INSERT INTO invite_token (token, username, {}created_at, expires, type, account_name)
-         VALUES (?1, ?2, {}datetime(?3, 'unixepoch', 'localtime'), datetime(?4, 'unixepoch', 'localtime'), ?5, ?6)",
+         VALUES (?1, ?2, {}datetime(?3, 'unixepoch'), datetime(?4, 'unixepoch', 'localtime'), ?5, ?6)",
         column.0, column.1
     ))?;
     let (created_at, expires_at) = (invite.created_at, invite.expires_at);

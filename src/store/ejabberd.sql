@@ -1,5 +1,5 @@
--- ejabberd's table of invites, as its schema for SQLite makes it: ejabberd looks for it in a file that is there already, but
--- makes its tables only in a file that is not. Times are in the local time zone of the server.
+-- ejabberd's table of invites, as its schema for SQLite makes it without sql_schema_multihost: ejabberd takes it as its own
+-- where it comes second. An invite expires in the local time zone of the server.
 CREATE TABLE IF NOT EXISTS invite_token (
     token text NOT NULL,
     username text NOT NULL,

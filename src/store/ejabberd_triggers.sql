@@ -1,4 +1,5 @@
 -- HOST stands for the host of a row: the column server_host where the table has one.
+-- ejabberd writes created_at in UTC, but expires is what it compares with the local time.
 
 -- An invite that is not ours was made inside ejabberd (XEP-0401, or one of its commands).
 CREATE TRIGGER IF NOT EXISTS invited_ejabberd_inserted AFTER INSERT ON invite_token
@@ -9,17 +10,37 @@ BEGIN
             CASE NEW.type WHEN 'R' THEN 'contact' WHEN 'S' THEN 'account-and-contact' WHEN 'T' THEN 'reset' ELSE 'account' END,
             nullif(CASE WHEN NEW.type IN ('R', 'S') THEN NEW.username ELSE NEW.account_name END, ''),
             CASE NEW.username WHEN '' THEN 'server' ELSE NEW.username || '@' || {NEW.HOST} END,
-            CAST(strftime('%s', NEW.created_at, 'utc') AS INTEGER),
+            CAST(strftime('%s', NEW.created_at) AS INTEGER),
             CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER));
 END;
 
--- ejabberd writes the name of the new user into an invite that was used, and this runs inside that very transaction of
--- ejabberd's. While uses are left, the name is taken out again.
+-- Invites that were there before us; NEW is a row of the table here as well.
+INSERT OR IGNORE INTO invited_invite (token, host, kind, username, source, created_at, expires_at)
+SELECT NEW.token, {NEW.HOST},
+       CASE NEW.type WHEN 'R' THEN 'contact' WHEN 'S' THEN 'account-and-contact' WHEN 'T' THEN 'reset' ELSE 'account' END,
+       nullif(CASE WHEN NEW.type IN ('R', 'S') THEN NEW.username ELSE NEW.account_name END, ''),
+       CASE NEW.username WHEN '' THEN 'server' ELSE NEW.username || '@' || {NEW.HOST} END,
+       CAST(strftime('%s', NEW.created_at) AS INTEGER),
+       CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER)
+  FROM invite_token AS NEW WHERE NEW.invitee = '';
+
+-- ejabberd keeps a fixed name from other invites, but lets this one register any name. It marks the invite before it makes
+-- the account: where the mark does not come about, it answers `conflict` and makes none.
+CREATE TRIGGER IF NOT EXISTS invited_ejabberd_other_name BEFORE UPDATE OF invitee ON invite_token
+WHEN OLD.type IN ('A', 'S') AND OLD.account_name <> '' AND NEW.invitee <> ''
+ AND substr(NEW.invitee, 1, instr(NEW.invitee, '@') - 1) <> OLD.account_name
+BEGIN
+    SELECT RAISE(IGNORE);
+END;
+
+-- ejabberd writes the address of the new user into an invite that was used, and this runs inside that very transaction of
+-- ejabberd's. While uses are left, the address is taken out again. A new contact can be of another host; all others are ours.
 CREATE TRIGGER IF NOT EXISTS invited_ejabberd_used AFTER UPDATE OF invitee ON invite_token
 WHEN OLD.invitee = '' AND NEW.invitee <> ''
 BEGIN
     INSERT INTO invited_use (token, used_at, username)
-    SELECT token, CAST(strftime('%s', 'now') AS INTEGER), NEW.invitee
+    SELECT token, CAST(strftime('%s', 'now') AS INTEGER),
+           CASE NEW.type WHEN 'R' THEN NEW.invitee ELSE substr(NEW.invitee, 1, instr(NEW.invitee, '@') - 1) END
       FROM invited_invite WHERE token = NEW.token AND state = 'pending';
     UPDATE invite_token SET invitee = '', account_name = OLD.account_name
      WHERE token = NEW.token

@@ -10,6 +10,7 @@ mod harness;
 
 mod cli;
 mod contract;
+mod ejabberd;
 mod gate;
 mod kinds;
 mod prosody;
