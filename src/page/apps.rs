@@ -129,12 +129,19 @@ fn web_address(text: Option<&str>, field: &str) -> Result<String, String> {
     good.map(str::to_owned).ok_or(format!("{field} must be an address that begins with https://"))
 }
 
+/// Android names Linux too, and an iPhone "like Mac OS X", so that these are looked for first.
+const PHONES: [(&str, &str); 4] = [("Android", "android"), ("iPhone", "ios"), ("iPad", "ios"), ("iPod", "ios")];
+
 /// The platform of the device that asks, from its client hint (`Sec-CH-UA-Platform`) or its `User-Agent`; none if unknown.
 ///
 /// An iPad that calls itself a Mac can't be told apart from one.
 pub fn platform(request: &Request) -> Option<&'static str> {
     let hint = request.header("sec-ch-ua-platform").map(|hint| hint.trim_matches('"').to_ascii_lowercase());
     let agent = request.header("user-agent").unwrap_or_default();
+    // A phone says so in both; only a browser that pretends to be one says so in its name alone.
+    if let Some((_, platform)) = PHONES.iter().find(|(sign, _)| agent.contains(sign)) {
+        return Some(platform);
+    }
     match hint.as_deref() {
         Some("android") => return Some("android"),
         Some("ios") => return Some("ios"),
@@ -143,18 +150,8 @@ pub fn platform(request: &Request) -> Option<&'static str> {
         Some("linux" | "chrome os" | "chromium os") => return Some("linux"),
         _ => {}
     }
-    // Android names Linux too, and an iPhone "like Mac OS X": the order counts.
-    let signs = [
-        ("Android", "android"),
-        ("iPhone", "ios"),
-        ("iPad", "ios"),
-        ("iPod", "ios"),
-        ("Haiku", "haiku"),
-        ("Windows", "windows"),
-        ("Macintosh", "macos"),
-        ("Linux", "linux"),
-        ("CrOS", "linux"),
-    ];
+    let signs =
+        [("Haiku", "haiku"), ("Windows", "windows"), ("Macintosh", "macos"), ("Linux", "linux"), ("CrOS", "linux")];
     signs.iter().find(|(sign, _)| agent.contains(sign)).map(|(_, platform)| *platform)
 }
 

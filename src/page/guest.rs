@@ -56,6 +56,7 @@ pub fn invite(
     let here = apps::platform(request);
     let (here, others) = groups(&look.apps, here);
     let (size, path) = qr::svg(&found.url)?;
+    // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
     let picture = format!("{}/invite/card.png", look.base);
     let values = context! {
         kind, lead, here, others, picture,
@@ -228,12 +229,12 @@ fn hint(language: &Catalogue, invite: &InviteRow) -> String {
     language.text(key, &[])
 }
 
-/// For how long the invite is still good, in whole days or hours.
+/// For how long the invite is still good, in days or hours, rounded.
 fn ends(language: &Catalogue, seconds: i64) -> String {
-    match (seconds / 86_400, seconds / 3_600) {
-        (0, 0) => language.text("expires.soon", &[]),
-        (0, hours) => language.plural("expires.hours", hours),
-        (days, _) => language.plural("expires.days", days),
+    match seconds {
+        ..3_600 => language.text("expires.soon", &[]),
+        3_600..172_800 => language.plural("expires.hours", (seconds + 1_800) / 3_600),
+        172_800.. => language.plural("expires.days", (seconds + 43_200) / 86_400),
     }
 }
 
