@@ -10,7 +10,7 @@ use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
 use crate::http::{Answer, Request, Response};
-use crate::invite::Kind;
+use crate::invite::{Kind, escape};
 use crate::limit::Limiter;
 use crate::qr;
 use crate::store::{InviteRow, State, Store};
@@ -130,10 +130,7 @@ pub fn get(
         views.chose(&found.token, &app.id);
     }
     let to = match &button.magic_link_format {
-        Some(format) => {
-            let escaped: String = form_urlencoded::byte_serialize(found.uri.as_bytes()).collect();
-            format.replace("{uri}", &escaped)
-        }
+        Some(format) => format.replace("{uri}", &escape(&found.uri).to_string()),
         None => button.url.clone(),
     };
     let response = Response::new(303)
