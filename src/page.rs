@@ -1,6 +1,6 @@
 //! The pages that people see, and the answers around them.
 //!
-//! The only file that names minijinja; its templates escape every value. Knows no SQL and no sockets.
+//! With its folder the only one that names minijinja; the templates escape every value. Knows no SQL and no sockets.
 
 pub mod apps;
 pub mod assets;
