@@ -49,15 +49,23 @@ pub enum Command {
     /// Bring in keys and invites of Prosody's own.
     Import { db: PathBuf, source: PathBuf },
     /// Serve the API and the pages.
-    Serve { db: PathBuf, listen: SocketAddr },
+    Serve { db: PathBuf, listen: SocketAddr, trust_proxy: bool },
     /// Serve a throw-away instance.
     Try { host: Host },
-    /// Set a setting; the value has been checked.
-    Set { db: PathBuf, host: Host, name: &'static str, value: String },
+    /// Set a setting.
+    Set { db: PathBuf, host: Host, name: &'static str, value: NewValue },
     /// Print one setting or all.
     Get { db: PathBuf, host: Host, name: Option<&'static str> },
     /// Take a setting back to its default.
     Unset { db: PathBuf, host: Host, name: &'static str },
+}
+
+/// The new value of a setting.
+pub enum NewValue {
+    /// A text that has been checked.
+    Text(String),
+    /// The content of a file, and its check.
+    File(PathBuf, fn(&[u8]) -> std::result::Result<String, String>),
 }
 
 /// How a new invite is printed.
@@ -95,7 +103,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "revoke" => (help::REVOKE.to_owned(), &["db"][..]),
         "prune" => (help::PRUNE.to_owned(), &["db"][..]),
         "import" => (help::IMPORT.to_owned(), &["db"][..]),
-        "serve" => (help::SERVE.to_owned(), &["db", "listen"][..]),
+        "serve" => (help::SERVE.to_owned(), &["db", "listen", "trust-proxy"][..]),
         "try" => (help::TRY.to_owned(), &[][..]),
         "set" => (help::SET.to_owned() + &help::settings(), &["db"][..]),
         "get" => (help::GET.to_owned() + &help::settings(), &["db"][..]),
@@ -164,13 +172,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "revoke" => Command::Revoke { db, host: words.host()?, token: words.required("TOKEN")? },
         "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
         "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
-        "serve" => Command::Serve { db, listen: address(options.listen.as_deref().unwrap_or(DEFAULT_LISTEN))? },
+        "serve" => {
+            let listen = address(options.listen.as_deref().unwrap_or(DEFAULT_LISTEN))?;
+            Command::Serve { db, listen, trust_proxy: options.trust_proxy }
+        }
         "try" => Command::Try { host: Host::parse(words.optional().as_deref().unwrap_or("example.com"))? },
         "set" => {
             let (host, setting, value) = (words.host()?, words.setting()?, words.required("VALUE")?);
-            let value = (setting.check)(&value).map_err(|why| {
-                Error::usage(format!("'{}' can't be the {} of {host}: {why}", value.escape_debug(), setting.name))
-            })?;
+            let value = match setting.value {
+                settings::Value::Text(check) => NewValue::Text(check(&value).map_err(|why| {
+                    Error::usage(format!("'{}' can't be the {} of {host}: {why}", value.escape_debug(), setting.name))
+                })?),
+                settings::Value::File(check) => NewValue::File(PathBuf::from(value), check),
+            };
             Command::Set { db, host, name: setting.name, value }
         }
         "get" => {
@@ -205,6 +219,7 @@ struct Options {
     contact: Option<Username>,
     reset: Option<Username>,
     register: bool,
+    trust_proxy: bool,
     ttl: Option<i64>,
     uses: Option<u32>,
     roles: Vec<String>,
@@ -230,6 +245,7 @@ impl Options {
             "group" => self.groups.push(text()?),
             "note" => self.note = Some(text()?),
             "register" => self.register = true,
+            "trust-proxy" => self.trust_proxy = true,
             "json" => self.json = true,
             "qr" => self.qr = true,
             "all" => self.all = true,

@@ -5,14 +5,16 @@ mod invites;
 mod serve;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 
-use crate::cli::Command;
+use crate::cli::{Command, NewValue};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::json;
 use crate::key::NewKey;
 use crate::log;
+use crate::settings::{self, FILE_MAX, Setting};
 use crate::store::{KeyLimits, Store};
 
 /// Does what was asked for.
@@ -43,15 +45,11 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => import::import(&mut Store::create(&db)?, &source),
-        Command::Serve { db, listen } => serve::serve(&Store::open(&db)?, &serve::bind(listen)?, |_| Ok(())),
+        Command::Serve { db, listen, trust_proxy } => {
+            serve::serve(&Store::open(&db)?, &serve::bind(listen)?, trust_proxy, |_| Ok(()))
+        }
         Command::Try { host } => serve::try_out(&host),
-        Command::Set { db, host, name, value } => Store::open(&db)?.write(|tx| {
-            tx.set(&host, name, &value)?;
-            if (name, value.as_str()) == ("server", "ejabberd") {
-                tx.prepare_ejabberd()?;
-            }
-            Ok(())
-        }),
+        Command::Set { db, host, name, value } => set(&mut Store::open(&db)?, &host, name, value),
         Command::Get { db, host, name: Some(name) } => match Store::open(&db)?.setting(&host, name)? {
             Some(value) => print(&format!("{value}\n")),
             None => Err(Error::not_found(format!(
@@ -61,12 +59,38 @@ pub fn run(command: Command) -> Result<()> {
         Command::Get { db, host, name: None } => {
             let mut lines = String::new();
             for (name, value) in Store::open(&db)?.settings(&host)? {
+                let is_file = matches!(settings::find(&name), Ok(Setting { value: settings::Value::File(_), .. }));
+                let value = if is_file { format!("({} bytes)", value.len()) } else { value };
                 let _ = writeln!(lines, "{name}\t{value}");
             }
             print(&lines)
         }
         Command::Unset { db, host, name } => Store::open(&db)?.write(|tx| tx.unset(&host, name)),
     }
+}
+
+fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()> {
+    let value = match value {
+        NewValue::Text(text) => text,
+        NewValue::File(path, check) => {
+            let cannot = |why: String| Error::usage(format!("{} can't be the {name} of {host}: {why}", path.display()));
+            let mut bytes = Vec::new();
+            let file = File::open(&path).map_err(|error| cannot(error.to_string()))?;
+            // A byte more than it may have tells that it is too large.
+            file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+            if bytes.len() as u64 > FILE_MAX {
+                return Err(cannot(format!("it has more than {FILE_MAX} bytes")));
+            }
+            check(&bytes).map_err(cannot)?
+        }
+    };
+    store.write(|tx| {
+        tx.set(host, name, &value)?;
+        if (name, value.as_str()) == ("server", "ejabberd") {
+            tx.prepare_ejabberd()?;
+        }
+        Ok(())
+    })
 }
 
 fn list(store: &Store, host: &Host, json: bool) -> Result<()> {

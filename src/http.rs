@@ -71,13 +71,13 @@ pub struct Response {
     /// Names and values, all of them ASCII without line breaks.
     pub headers: Vec<(&'static str, String)>,
     /// The whole body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Response {
     /// A response without headers or body.
     pub fn new(status: u16) -> Response {
-        Response { status, headers: Vec::new(), body: String::new() }
+        Response { status, headers: Vec::new(), body: Vec::new() }
     }
 
     /// The same with one more header.
@@ -87,7 +87,7 @@ impl Response {
     }
 
     /// The same with a body of this media type.
-    pub fn with_body(mut self, media_type: &'static str, body: impl Into<String>) -> Response {
+    pub fn with_body(mut self, media_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
         self.body = body.into();
         self.with("Content-Type", media_type)
     }

@@ -249,7 +249,8 @@ impl Landing<'_> {
 /// Everything but the unreserved characters of a URI (RFC 3986 section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-fn escape(text: &str) -> impl std::fmt::Display {
+/// A text as a part of a URI.
+pub fn escape(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, RESERVED)
 }
 

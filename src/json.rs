@@ -30,6 +30,8 @@ pub fn invite(invite: &InviteRow, uri: &str, url: &str, uses: &[Use], now: i64) 
         "uses_left": invite.uses_left,
         "state": invite.state(now).word(),
         "ended_at": invite.ended_at,
+        "opened": invite.opened,
+        "app": invite.app,
         "used": used,
     })
 }
@@ -67,6 +69,11 @@ pub fn error(word: &str, message: &str, field: Option<&str>) -> Json {
 /// Several values as one array.
 pub fn array(values: Vec<Json>) -> Json {
     Value::Array(values)
+}
+
+/// Reads any JSON; none if the text is no JSON.
+pub fn parse(text: &str) -> Option<Json> {
+    serde_json::from_str(text).ok()
 }
 
 /// What a field of a request can be.

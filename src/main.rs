@@ -14,6 +14,7 @@ mod http;
 mod invite;
 mod json;
 mod key;
+mod limit;
 mod log;
 mod lua;
 mod page;
@@ -24,6 +25,7 @@ mod server;
 mod settings;
 mod store;
 mod user;
+mod views;
 
 use std::io::Write as _;
 use std::process::ExitCode;

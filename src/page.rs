@@ -1,125 +1,131 @@
 //! The pages that people see, and the answers around them.
 //!
-//! The only file that names minijinja; its templates escape every value. Knows no SQL and no sockets.
+//! With its folder the only one that names minijinja; the templates escape every value. Knows no SQL and no sockets.
 
+pub mod apps;
+pub mod assets;
+mod guest;
+pub mod lang;
+mod look;
+
+use std::sync::Arc;
+
+use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use crate::error::{Error, Result};
-use crate::host::Host;
-use crate::http::{Answer, Request, Response};
-use crate::invite;
-use crate::store::{State, Store};
+use crate::http::{Request, Response};
+use crate::{key, random};
+use apps::App;
+use lang::{Catalogue, Languages};
+use look::Look;
+
+pub use guest::{get, home, invite, logo, setup};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";
 
-/// The templates, read once at the start.
+const CSS: &str = include_str!("page/style.css");
+
+/// The templates, texts and apps, read once at the start.
 pub struct Pages {
     templates: Environment<'static>,
+    languages: Languages,
+    apps: Vec<App>,
+    css_hash: String,
+}
+
+/// Where a page is, seen from which its links lead on, and in which language it speaks.
+struct Setting<'a> {
+    language: &'a Arc<Catalogue>,
+    look: Option<&'a Look>,
+    /// The way back to the base address, such as `../../`.
+    root: &'static str,
 }
 
 impl Pages {
-    /// Reads the templates that are embedded in the binary.
+    /// Reads what is embedded in the binary.
     pub fn load() -> Result<Pages> {
         let mut templates = Environment::new();
         templates.set_auto_escape_callback(|_| AutoEscape::Html);
-        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         for (name, source) in [
             ("base.html", include_str!("page/base.html")),
+            ("card.html", include_str!("page/card.html")),
             ("invite.html", include_str!("page/invite.html")),
             ("message.html", include_str!("page/message.html")),
+            ("setup.html", include_str!("page/setup.html")),
         ] {
             templates.add_template(name, source).map_err(|error| broken(name, &error))?;
         }
-        Ok(Pages { templates })
+        Ok(Pages { templates, languages: Languages::load(), apps: apps::embedded(), css_hash: style_hash(CSS) })
     }
 
-    fn render(&self, name: &str, values: Value) -> Result<String> {
-        let page = self.templates.get_template(name).and_then(|template| template.render(values));
-        page.map_err(|error| broken(name, &error))
-    }
-
-    /// A page with a title and a line of text, under this status.
+    /// A page with a title and a line of text, in English and without a host, for errors of programs.
     pub fn message(&self, status: u16, title: &str, text: &str) -> Response {
-        match self.render("message.html", context! { title, text }) {
-            Ok(page) => secured(Response::new(status).with_body(HTML, page)),
+        let setting = Setting { language: self.languages.choose(None), look: None, root: "" };
+        self.notice(&setting, status, title, text)
+    }
+
+    fn notice(&self, setting: &Setting, status: u16, title: &str, text: &str) -> Response {
+        match self.page(setting, "message.html", title, context! { text }) {
+            Ok(page) => self.respond(setting, status, page),
             Err(_) => Response::new(500).with_body("text/plain; charset=utf-8", "the page could not be made\n"),
         }
     }
-}
 
-/// `GET` and `HEAD /invite?TOKEN`: what the invite is, and the `xmpp:` URI to accept it with. Looking never uses it up.
-///
-/// A good invite is announced in a `Link` header too: Conversations reads it after scanning the page's address as a QR code.
-/// 404 where there is no such invite, 410 where it was used or has expired.
-pub fn invite(pages: &Pages, store: &Store, request: &Request, now: i64) -> Result<Answer> {
-    let Some(token) = token(request) else {
-        return Ok(Answer::new("token-missing", unknown(pages)));
-    };
-    let Some(found) = store.invite(&token)? else {
-        return Ok(Answer::new("token-unknown", unknown(pages)));
-    };
-    let ended = match found.state(now) {
-        State::Pending => None,
-        State::Used => Some((
-            "token-used",
-            "This invite has been used",
-            "It was good for a number of uses, and all are taken. Ask whoever sent it to you for a new one.",
-        )),
-        State::Revoked => Some((
-            "token-revoked",
-            "This invite has been taken back",
-            "Whoever made it did not want it to be used any more. Ask for a new one.",
-        )),
-        State::Expired => Some((
-            "token-expired",
-            "This invite has expired",
-            "Invites are good for some days only, and this one came to its end. Ask whoever sent it to you for a new one.",
-        )),
-    };
-    if let Some((reason, title, text)) = ended {
-        return Ok(Answer::new(reason, pages.message(410, title, text)));
+    fn page(&self, setting: &Setting, name: &str, title: &str, values: Value) -> Result<String> {
+        let catalogue = Arc::clone(setting.language);
+        let t = Value::from_function(move |name: String, values: Kwargs| {
+            let mut pairs: Vec<(String, String)> = Vec::new();
+            for key in values.args() {
+                pairs.push((key.to_owned(), values.get::<Value>(key)?.to_string()));
+            }
+            let pairs: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            values.assert_all_used()?;
+            Ok(catalogue.text(&name, &pairs))
+        });
+        let look = setting.look.map(|look| {
+            context! {
+                host => &look.host, site => &look.site, css => &look.css, logo => look.logo,
+                terms => &look.terms, privacy => &look.privacy,
+            }
+        });
+        let common = context! { lang => setting.language.code, css => CSS, root => setting.root, title, t, look };
+        let page =
+            self.templates.get_template(name).and_then(|template| template.render(context! { ..values, ..common }));
+        page.map_err(|error| broken(name, &error))
     }
-    let host = Host::parse(&found.host)?;
-    let uri = invite::uri(&host, found.kind, found.username.as_deref(), &token);
-    let site = store.setting(&host, "site-name")?.unwrap_or_else(|| host.name().to_owned());
-    let name = found.username.as_deref();
-    let kind = found.kind.word();
-    let page = pages.render("invite.html", context! { site, uri => &uri, kind, name })?;
-    let response = Response::new(200)
-        .with("Link", format!("<{uri}>; rel=\"alternate\""))
-        .with("Access-Control-Allow-Origin", "*")
-        .with("Access-Control-Expose-Headers", "Link")
-        .with_body(HTML, page);
-    Ok(Answer::new("shown", secured(response)))
+
+    /// Headers for every page: nothing from elsewhere, no script, no frame around it, no trace of the address that holds the
+    /// token.
+    fn respond(&self, setting: &Setting, status: u16, page: String) -> Response {
+        let own = setting.look.filter(|look| !look.css.is_empty()).map(|look| format!(" '{}'", style_hash(&look.css)));
+        let policy = format!(
+            "default-src 'none'; style-src '{}'{}; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            self.css_hash,
+            own.unwrap_or_default()
+        );
+        Response::new(status)
+            .with("Cache-Control", "no-store")
+            .with("Content-Security-Policy", policy)
+            .with("Referrer-Policy", "no-referrer")
+            .with("X-Content-Type-Options", "nosniff")
+            .with_body(HTML, page)
+    }
+
+    fn language(&self, request: &Request) -> &Arc<Catalogue> {
+        self.languages.choose(request.header("accept-language"))
+    }
 }
 
-/// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it.
-fn token(request: &Request) -> Option<String> {
-    let query = request.query.as_deref()?;
-    let token = query.split('&').next().unwrap_or_default().trim_end_matches('=');
-    (!token.is_empty()).then(|| token.to_owned())
-}
-
-fn unknown(pages: &Pages) -> Response {
-    let text = "Check that the link is complete, or ask whoever sent it to you for a new one.";
-    pages.message(404, "There is no such invite", text)
-}
-
-/// Headers for every page: nothing from elsewhere, no frame around it, no trace of the address that holds the token.
-fn secured(response: Response) -> Response {
-    response
-        .with("Cache-Control", "no-store")
-        .with(
-            "Content-Security-Policy",
-            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        )
-        .with("Referrer-Policy", "no-referrer")
-        .with("X-Content-Type-Options", "nosniff")
+/// A style sheet as a policy names it (Content Security Policy level 3, section 2.3.1).
+fn style_hash(css: &str) -> String {
+    format!("sha256-{}", random::base64(key::Digest::of_bytes(css.as_bytes()).as_bytes()))
 }
 
 fn broken(name: &str, error: &minijinja::Error) -> Error {
-    Error::internal(format!("the template {name} can't be rendered: {error}"))
+    Error::internal(format!("the template {name} can't be rendered: {error:#}"))
 }
 
 #[cfg(test)]
@@ -127,21 +133,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_escaped_and_a_missing_value_is_an_error() {
+    fn values_are_escaped() {
         let pages = Pages::load().unwrap();
         let response = pages.message(404, "<script>", "a & b \"c\"");
-        assert!(response.body.contains("&lt;script&gt;"), "{}", response.body);
-        assert!(!response.body.contains("<script>"));
-        assert!(pages.render("invite.html", context! { host => "example.com" }).is_err());
-    }
-
-    #[test]
-    fn what_is_added_to_a_link_is_not_part_of_its_token() {
-        let token_of = |target: &str| token(&Request::new("GET", target, Vec::new()));
-        assert_eq!(token_of("/invite?T-_1").as_deref(), Some("T-_1"));
-        assert_eq!(token_of("/invite?T=").as_deref(), Some("T"));
-        assert_eq!(token_of("/invite?T&fbclid=x").as_deref(), Some("T"));
-        assert_eq!(token_of("/invite?"), None);
-        assert_eq!(token_of("/invite"), None);
+        let body = String::from_utf8(response.body).unwrap();
+        assert!(body.contains("&lt;script&gt;") && !body.contains("<script>"), "{body}");
     }
 }

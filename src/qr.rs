@@ -29,6 +29,23 @@ pub fn terminal(text: &str) -> Result<String> {
     Ok(out)
 }
 
+/// A QR code for a page: its size in modules with the margin, and the path of its dark modules for an SVG.
+pub fn svg(text: &str) -> Result<(i32, String)> {
+    let code = encode(text)?;
+    let mut path = String::new();
+    for y in 0..code.size() {
+        let mut x = 0;
+        while x < code.size() {
+            let dark = (x..code.size()).take_while(|x| code.get_module(*x, y)).count() as i32;
+            if dark > 0 {
+                path.push_str(&format!("M{} {}h{dark}v1h-{dark}z", x + MARGIN, y + MARGIN));
+            }
+            x += dark.max(1);
+        }
+    }
+    Ok((code.size() + 2 * MARGIN, path))
+}
+
 fn encode(text: &str) -> Result<QrCode> {
     QrCode::encode_text(text, QrCodeEcc::Medium).map_err(|_| Error::internal("the link is too long for a QR code"))
 }

@@ -1,9 +1,9 @@
-//! Bytes from the operating system's generator, as text that needs no escaping in a URL.
+//! Bytes from the operating system's generator, as text that needs no escaping in a URL; and bytes as text at all.
 //!
 //! The only file that names getrandom and base64. Knows nothing of what the bytes are for.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,16 @@ pub fn base64url<const N: usize>() -> Result<String> {
             return Ok(text);
         }
     }
+}
+
+/// Any bytes as base64 with padding (RFC 4648 section 4).
+pub fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes of such a text.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]

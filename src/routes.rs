@@ -2,11 +2,15 @@
 //!
 //! A key is checked here, and handlers that need one take it as an argument. Knows no SQL and no tiny_http.
 
+use std::sync::Arc;
+
 use crate::api::{self, Key};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request, Response};
+use crate::limit::Limiter;
 use crate::page::{self, Pages};
 use crate::store::{Store, Writer};
+use crate::views::Views;
 
 /// What all requests share.
 pub struct App {
@@ -14,13 +18,22 @@ pub struct App {
     pub pages: Pages,
     /// The way to write.
     pub writer: Writer,
+    /// What guests looked at.
+    pub views: Arc<Views>,
+    /// Who tried too many tokens.
+    pub limiter: Limiter,
 }
 
 /// Answers one request. `store` is the caller's own connection, for reading; `now` is in Unix seconds.
 pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     let pages = &app.pages;
     let answer = match (request.method.as_str(), request.path.as_str()) {
-        ("GET" | "HEAD", "/invite") => page::invite(pages, store, request, now),
+        ("GET" | "HEAD", "/") => Ok(page::home(pages, request)),
+        ("GET" | "HEAD", "/favicon.ico") => Ok(page::assets::favicon()),
+        ("GET" | "HEAD", "/robots.txt") => Ok(page::assets::robots()),
+        ("GET" | "HEAD", "/invite") => page::invite(pages, store, &app.views, &app.limiter, request, now),
+        ("GET" | "HEAD", "/invite/card.png") => Ok(page::assets::card()),
+        ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, store, request, path, now),
         (_, "/invite") => {
             let text = "This page can only be looked at.";
             let response = api::error(pages, request, 405, "Method not allowed", "method", text, None);
@@ -35,6 +48,21 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
         return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
     }
     answer
+}
+
+/// The addresses below `/invite/`.
+fn answer_invite(app: &App, store: &Store, request: &Request, path: &str, now: i64) -> Result<Answer> {
+    let (pages, views, limiter) = (&app.pages, &app.views, &app.limiter);
+    if let Some(id) = path.strip_prefix("/invite/setup/") {
+        return page::setup(pages, store, views, limiter, request, id, now);
+    }
+    if let Some(rest) = path.strip_prefix("/invite/get/") {
+        return page::get(pages, store, views, limiter, request, rest, now);
+    }
+    match path.strip_prefix("/invite/logo/") {
+        Some(host) => page::logo(pages, store, request, host),
+        None => Ok(nothing_here(pages, request)),
+    }
 }
 
 /// The addresses below `/invites_api`. All but the description need a key, which is looked at before anything else.

@@ -101,7 +101,7 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let mut out = tiny_http::Response::new(
         StatusCode(response.status),
         Vec::with_capacity(response.headers.len()),
-        Cursor::new(response.body.as_bytes()),
+        Cursor::new(&response.body),
         Some(response.body.len()),
         None,
     )

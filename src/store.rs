@@ -38,7 +38,7 @@ pub use writer::Writer;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each step from one schema version to the next, the first one making version 1. Only ever appended to.
-const MIGRATIONS: &[&str] = &[include_str!("store/schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("store/schema.sql"), include_str!("store/schema-2.sql")];
 
 /// One connection to the file.
 pub struct Store {

@@ -126,13 +126,14 @@ expired, is skipped.
 
 /// The text of this name.
 pub const SERVE: &str = "\
-Usage: invited serve [--listen ADDR:PORT] [--db FILE]
+Usage: invited serve [--listen ADDR:PORT] [--trust-proxy] [--db FILE]
 
 Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. Listens on
 127.0.0.1:8642 unless told otherwise; port 0 takes a free one. When the socket is open, the line
 `listening on http://ADDR:PORT` is printed on stderr, and one line of log a request from then on.
 
-It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
+It speaks plain HTTP: put a proxy with TLS before it, as the README shows. With --trust-proxy, the
+last address of its X-Forwarded-For is the client's, and who tries many unknown tokens has to wait.
 ";
 
 /// The text of this name.

@@ -84,6 +84,9 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     put("Made by", &invite.source);
     put("Created", &utc(invite.created_at));
     put("Expires", &utc(invite.expires_at));
+    if invite.opened > 0 || invite.app.is_some() {
+        put("Page", &opened(&invite));
+    }
     for (name, values) in [("Role", &invite.roles), ("Group", &invite.groups)] {
         for value in values {
             put(name, value);
@@ -146,6 +149,15 @@ fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
     // What Prosody wrote may hold anything.
     let clean = values.map(|value| value.replace(crate::key::is_control, "\u{fffd}"));
     Ok(clean.join("\t").trim_end_matches('\t').to_owned())
+}
+
+/// What guests did with its page: `opened 2 times, chose conversations`.
+fn opened(invite: &InviteRow) -> String {
+    let times = if invite.opened == 1 { "once".to_owned() } else { format!("{} times", invite.opened) };
+    match &invite.app {
+        Some(app) => format!("opened {times}, chose {app}"),
+        None => format!("opened {times}"),
+    }
 }
 
 /// The state and its time: how long it is still pending, or since when it is not.

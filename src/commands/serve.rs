@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -15,14 +16,19 @@ use crate::error::{Error, Result};
 use crate::gate::{self, Upstream};
 use crate::host::Host;
 use crate::invite::Allow;
+use crate::limit::Limiter;
 use crate::log;
 use crate::page::Pages;
 use crate::routes::App;
 use crate::server::{self, PrivateFolder};
 use crate::store::{KeyLimits, Store, Writer};
+use crate::views::Views;
 
 /// How often expired invites are taken from the server's tables.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How often the counts of page views go into the file.
+const VIEWS_EVERY: Duration = Duration::from_secs(5);
 
 pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).map_err(|error| {
@@ -36,7 +42,12 @@ pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Serves on this socket until SIGTERM or SIGINT. `ready` is called with its address once requests are answered.
-pub fn serve(store: &Store, listener: &TcpListener, ready: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
+pub fn serve(
+    store: &Store,
+    listener: &TcpListener,
+    trust_proxy: bool,
+    ready: impl FnOnce(SocketAddr) -> Result<()>,
+) -> Result<()> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| Error::internal(format!("{what}: {error}"))
@@ -48,7 +59,15 @@ pub fn serve(store: &Store, listener: &TcpListener, ready: impl FnOnce(SocketAdd
         signal_hook::low_level::pipe::register(signal, signals).map_err(failed("cannot wait for signals"))?;
     }
     gate::raise_file_limit();
-    let app = App { pages: Pages::load()?, writer: Writer::start(store.another()?)? };
+    let views = Arc::new(Views::default());
+    let writer = Writer::start(store.another()?)?;
+    let app = App {
+        pages: Pages::load()?,
+        writer: writer.clone(),
+        views: Arc::clone(&views),
+        limiter: Limiter::new(trust_proxy),
+    };
+    keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     let folder = PrivateFolder::make()?;
     let socket = folder.path().join("loop");
@@ -59,6 +78,7 @@ pub fn serve(store: &Store, listener: &TcpListener, ready: impl FnOnce(SocketAdd
     let _ = writeln!(io::stderr(), "listening on http://{address}");
     ready(address)?;
     gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))?;
+    write_views(&writer, &views);
     store.checkpoint();
     Ok(())
 }
@@ -82,6 +102,28 @@ fn keep_house(mut store: Store) -> Result<()> {
     thread.map(|_| ()).map_err(|error| Error::internal(format!("cannot start a thread: {error}")))
 }
 
+/// Writes down every few seconds what guests looked at.
+fn keep_views(writer: Writer, views: Arc<Views>) -> Result<()> {
+    let body = move || {
+        loop {
+            thread::sleep(VIEWS_EVERY);
+            write_views(&writer, &views);
+        }
+    };
+    let thread = thread::Builder::new().name("views".to_owned()).spawn(body);
+    thread.map(|_| ()).map_err(|error| Error::internal(format!("cannot start a thread: {error}")))
+}
+
+fn write_views(writer: &Writer, views: &Views) {
+    let seen = views.take();
+    if seen.is_empty() {
+        return;
+    }
+    if let Err(error) = writer.write(move |tx| seen.iter().try_for_each(|(token, seen)| tx.count_views(token, seen))) {
+        log::event(&[("event", &"views-failed"), ("detail", &error)]);
+    }
+}
+
 /// A key, a server and the lines to paste, in a folder that goes when it ends.
 pub fn try_out(host: &Host) -> Result<()> {
     let folder = PrivateFolder::make()?;
@@ -93,7 +135,7 @@ pub fn try_out(host: &Host) -> Result<()> {
         listener.local_addr().map_err(|error| Error::internal(format!("cannot tell the address: {error}")))?;
     store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
     let db = folder.path().join("invited.sqlite");
-    serve(&store, &listener, |address| {
+    serve(&store, &listener, false, |address| {
         print(&format!(
             "\
 A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:

@@ -11,8 +11,16 @@ use super::PEER;
 const HEADERS: usize = 64;
 
 /// The headers that handlers may see, all others end here: the fewer get through, the fewer can do harm.
-const PASSED: &[&str] =
-    &["host", "authorization", "accept", "accept-language", "content-type", "user-agent", "idempotency-key"];
+const PASSED: &[&str] = &[
+    "host",
+    "authorization",
+    "accept",
+    "accept-language",
+    "content-type",
+    "user-agent",
+    "idempotency-key",
+    "sec-ch-ua-platform",
+];
 
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +100,13 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     }
     let (body, expects_continue) = body(&headers, body_max)?;
     let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
+    // Several of these are one list, and its last entry is the one that the nearest proxy has written.
+    if let Some(value) = headers.all("x-forwarded-for").last() {
+        let value = String::from_utf8_lossy(value.trim_ascii());
+        if value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            let _ = write!(rewritten, "x-forwarded-for: {value}\r\n");
+        }
+    }
     for name in PASSED {
         if let Some(value) = headers.single(name)? {
             // tiny_http takes ASCII alone; a byte of another script must not make the header disappear.

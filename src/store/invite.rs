@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::invite::{Invite, Kind};
 use crate::key::Digest;
+use crate::views::Seen;
 
 /// How long the answer to a repeatable request is kept, in seconds: a day.
 const REQUEST_SECS: i64 = 86_400;
@@ -70,6 +71,10 @@ pub struct InviteRow {
     pub uses_left: u32,
     /// When it stopped being pending, in Unix seconds.
     pub ended_at: Option<i64>,
+    /// How often its page was opened.
+    pub opened: u32,
+    /// The app that a guest chose last.
+    pub app: Option<String>,
     stored_state: State,
     /// Whether it lies there as Prosody's JSON.
     unread: bool,
@@ -115,7 +120,7 @@ pub enum Revoked {
 }
 
 const COLUMNS: &str = "number, token, host, kind, username, roles, groups, note, source, created_at, expires_at, uses, \
-                       uses_left, state, ended_at, raw";
+                       uses_left, state, ended_at, raw, opened, app";
 
 fn read(row: &Row) -> rusqlite::Result<InviteRow> {
     let lines = |text: Option<String>| -> Vec<String> {
@@ -139,6 +144,8 @@ fn read(row: &Row) -> rusqlite::Result<InviteRow> {
         uses: row.get(11)?,
         uses_left: row.get(12)?,
         ended_at: row.get(14)?,
+        opened: row.get(16)?,
+        app: row.get(17)?,
         stored_state: stored_state.unwrap_or(State::Pending),
         unread: kind == "unread",
     };
@@ -295,6 +302,15 @@ impl Tx<'_> {
             self.end(token, State::Revoked, now)?;
         }
         Ok(tokens.len())
+    }
+
+    /// Adds what was seen of an invite's page to its counts.
+    pub fn count_views(&self, token: &str, seen: &Seen) -> Result<()> {
+        let mut update = self.conn.prepare_cached(
+            "UPDATE invited_invite SET opened = opened + ?2, app = coalesce(?3, app) WHERE token = ?1",
+        )?;
+        update.execute(params![token, seen.opened, seen.app])?;
+        Ok(())
     }
 
     /// Removes an ended invite from our history.

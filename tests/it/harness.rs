@@ -140,6 +140,16 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it has written to stderr, once this text is in it: a line is written before its answer, but read by a thread.
+    pub fn log_with(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "the log has no {text}: {}", self.log());
+            std::thread::yield_now();
+        }
+        self.log()
+    }
+
     /// `GET` of a target, with nothing but a Host.
     pub fn get(&self, target: &str) -> Reply {
         self.request("GET", target, &[])

@@ -1,0 +1,92 @@
+//! How the pages of a host look and speak: its settings, read for one answer.
+
+use super::apps::{self, App, Button};
+use crate::error::Result;
+use crate::host::Host;
+use crate::store::Store;
+
+/// What a host has set for its pages.
+pub struct Look {
+    /// The host, in ASCII.
+    pub host: String,
+    /// What the pages call it.
+    pub site: String,
+    /// Style of its own: its accent, and then what the admin wrote.
+    pub css: String,
+    /// Whether it has a logo.
+    pub logo: bool,
+    /// Where its terms are.
+    pub terms: Option<String>,
+    /// Where its privacy statement is.
+    pub privacy: Option<String>,
+    /// The public base address, without a slash at its end.
+    pub base: String,
+    /// The apps that it shows, in their order.
+    pub apps: Vec<App>,
+}
+
+impl Look {
+    /// Reads the settings as they are now; `embedded` are the apps that everybody has.
+    pub fn read(store: &Store, host: &Host, embedded: &[App]) -> Result<Look> {
+        let mut look = Look {
+            host: host.ascii().to_owned(),
+            site: host.name().to_owned(),
+            css: String::new(),
+            logo: false,
+            terms: None,
+            privacy: None,
+            base: format!("https://{}", host.ascii()),
+            apps: embedded.to_vec(),
+        };
+        let (mut style, mut web_client, mut show, mut hide) = (String::new(), None, None, Vec::new());
+        for (name, value) in store.settings(host)? {
+            match name.as_str() {
+                "site-name" => look.site = value,
+                "url" => look.base = value,
+                "accent" => look.css = format!(":root{{--accent:{value}}}"),
+                "style" => style = value,
+                "logo" => look.logo = true,
+                "terms-url" => look.terms = Some(value),
+                "privacy-url" => look.privacy = Some(value),
+                "apps" => {
+                    // The host's own entries come first, and take the place of ours with the same id.
+                    let mut own = apps::read(&value).unwrap_or_default();
+                    look.apps.retain(|app| own.iter().all(|own| own.id != app.id));
+                    own.append(&mut look.apps);
+                    look.apps = own;
+                }
+                "web-client" => web_client = Some(value),
+                "apps-show" => show = Some(words(&value)),
+                "apps-hide" => hide = words(&value),
+                _ => {}
+            }
+        }
+        look.css.push_str(&style);
+        if let Some(url) = web_client {
+            look.apps.push(web_app(&look.site, url));
+        }
+        if let Some(show) = show {
+            look.apps.retain(|app| show.contains(&app.id));
+            look.apps.sort_by_key(|app| show.iter().position(|id| *id == app.id));
+        }
+        look.apps.retain(|app| !hide.contains(&app.id));
+        Ok(look)
+    }
+}
+
+/// The host's own web client as an app.
+fn web_app(site: &str, url: String) -> App {
+    App {
+        id: "web-client".to_owned(),
+        name: site.to_owned(),
+        colour: "#455a64".to_owned(),
+        platforms: vec!["web".to_owned()],
+        preauth: false,
+        link: url.clone(),
+        buttons: vec![Button { text: site.to_owned(), url, magic_link_format: None }],
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(',').map(|word| word.trim().to_owned()).collect()
+}
