@@ -65,7 +65,10 @@ pub fn run(command: Command) -> Result<()> {
             }
             print(&lines)
         }
-        Command::Unset { db, host, name } => Store::open(&db)?.write(|tx| tx.unset(&host, name)),
+        Command::Unset { db, host, name } => Store::open(&db)?.write(|tx| {
+            tx.unset(&host, name)?;
+            if name == "server" { tx.release_ejabberd() } else { Ok(()) }
+        }),
     }
 }
 
@@ -86,10 +89,11 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
     };
     store.write(|tx| {
         tx.set(host, name, &value)?;
-        if (name, value.as_str()) == ("server", "ejabberd") {
-            tx.prepare_ejabberd()?;
+        match (name, value.as_str()) {
+            ("server", "ejabberd") => tx.prepare_ejabberd(),
+            ("server", _) => tx.release_ejabberd(),
+            _ => Ok(()),
         }
-        Ok(())
     })
 }
 

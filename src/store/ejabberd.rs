@@ -29,6 +29,25 @@ impl Tx<'_> {
     }
 }
 
+impl Tx<'_> {
+    /// Takes our triggers off ejabberd's table once no host is ejabberd's any more: they would not know whose rows there are.
+    pub fn release_ejabberd(&self) -> Result<()> {
+        let mut hosts =
+            self.conn.prepare("SELECT 1 FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'")?;
+        if hosts.exists([])? {
+            return Ok(());
+        }
+        let mut triggers = self.conn.prepare(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\'",
+        )?;
+        let names: Vec<String> = triggers.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for name in names {
+            self.conn.execute_batch(&format!("DROP TRIGGER {name}"))?;
+        }
+        Ok(())
+    }
+}
+
 /// Whether [`Tx::prepare_ejabberd`] has work to do: a host is ejabberd's and a trigger is missing.
 pub fn is_unprepared(conn: &Connection) -> Result<bool> {
     let unprepared = conn.query_row(

@@ -317,7 +317,8 @@ impl Tx<'_> {
     pub(super) fn forget(&self, number: i64, token: &str) -> Result<()> {
         self.conn.prepare_cached("DELETE FROM invited_use WHERE token = ?1")?.execute([token])?;
         self.conn.prepare_cached("DELETE FROM invited_invite WHERE number = ?1")?.execute([number])?;
-        Ok(())
+        // ejabberd keeps the rows of used invites for ever.
+        ejabberd::delete(self.conn, token)
     }
 
     /// Writes an invite that lay there as Prosody's JSON down in columns.
