@@ -8,11 +8,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::{Error, Result};
 
 /// `N` random bytes as base64url without padding (RFC 4648 section 5): letters, digits, `-` and `_`.
+///
+/// Never with `-` first, or in `revoke HOST TOKEN` it would be taken for an option.
 pub fn base64url<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
+    loop {
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        if !text.starts_with('-') {
+            return Ok(text);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -26,6 +33,8 @@ mod tests {
             assert_eq!(text.len(), 16);
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{text}");
         }
+        // One in 64 would be.
+        assert!((0..2_000).all(|_| !base64url::<6>().unwrap().starts_with('-')), "an id was taken for an option");
         let different: std::collections::HashSet<_> = texts.iter().collect();
         assert_eq!(different.len(), texts.len());
     }

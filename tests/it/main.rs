@@ -8,9 +8,12 @@
 
 mod harness;
 
+mod agreement;
+mod api;
 mod cli;
 mod contract;
 mod gate;
+mod invites;
 mod prosody;
 mod serve;
 mod tidy;
