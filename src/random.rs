@@ -43,6 +43,8 @@ mod tests {
             assert!(!text.starts_with('-'), "{text}");
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{text}");
         }
+        // One in 64 would be.
+        assert!((0..2_000).all(|_| !base64url::<6>().unwrap().starts_with('-')), "an id was taken for an option");
         let different: std::collections::HashSet<_> = texts.iter().collect();
         assert_eq!(different.len(), texts.len());
     }

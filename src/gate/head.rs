@@ -109,8 +109,9 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     }
     for name in PASSED {
         if let Some(value) = headers.single(name)? {
-            // tiny_http takes ASCII alone; a byte of another script must not make the header disappear.
-            let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '?' };
+            // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
+            // one that is good. (ASCII has a control character for just that: SUB.)
+            let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
             let value: String = value.trim_ascii().iter().map(ascii).collect();
             let _ = write!(rewritten, "{name}: {value}\r\n");
         }
@@ -282,7 +283,7 @@ mod tests {
         let written = String::from_utf8(rewrite(&head, "::1", b"abc")).unwrap();
         assert_eq!(
             written,
-            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M??\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
+            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
         );
     }
 

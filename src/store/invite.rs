@@ -294,10 +294,12 @@ impl Tx<'_> {
 
     /// Takes back what a source made and nobody has used; the number of such invites.
     pub fn revoke_unused(&self, source: &str, now: i64) -> Result<usize> {
-        let mut query = self
-            .conn
-            .prepare("SELECT token FROM invited_invite WHERE source = ?1 AND state = 'pending' AND uses_left = uses")?;
-        let tokens: Vec<String> = query.query_map([source], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let mut query = self.conn.prepare(
+            "SELECT token FROM invited_invite
+              WHERE source = ?1 AND state = 'pending' AND uses_left = uses AND expires_at >= ?2",
+        )?;
+        let tokens = query.query_map(params![source, now], |row| row.get(0))?;
+        let tokens: Vec<String> = tokens.collect::<rusqlite::Result<_>>()?;
         for token in &tokens {
             self.end(token, State::Revoked, now)?;
         }

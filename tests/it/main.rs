@@ -8,10 +8,13 @@
 
 mod harness;
 
+mod agreement;
+mod api;
 mod cli;
 mod contract;
 mod ejabberd;
 mod gate;
+mod invites;
 mod kinds;
 mod prosody;
 mod serve;
