@@ -8,9 +8,11 @@
 
 mod harness;
 
+mod browser;
 mod cli;
 mod contract;
 mod gate;
+mod page;
 mod prosody;
 mod serve;
 mod tidy;
