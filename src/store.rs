@@ -21,7 +21,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
@@ -111,7 +112,7 @@ impl Store {
             conn.busy_timeout(BUSY_TIMEOUT)?;
             let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
             if mode != "wal" {
-                let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+                let mode = use_wal(&conn)?;
                 if mode != "wal" {
                     return Err(Error::internal(format!(
                         "SQLite's write-ahead log can't be used there (journal mode {mode}); the file must be on a local disk"
@@ -232,6 +233,19 @@ impl ServerRows {
         match self {
             ServerRows::Prosody(rows) => rows.insert(conn, invite),
             ServerRows::Ejabberd => ejabberd::insert(conn, invite),
+        }
+    }
+}
+
+/// Switches to the write-ahead log and returns the journal mode that this led to. SQLite itself does not wait for others here.
+fn use_wal(conn: &Connection) -> Result<String> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return Ok(outcome?),
         }
     }
 }

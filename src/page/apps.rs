@@ -83,16 +83,23 @@ fn read_app(value: &json::Json) -> Result<App, String> {
     if !id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
         return Err("id must be small letters, digits and hyphens".to_owned());
     }
-    let colour = value["colour"].as_str().unwrap_or("#455a64").to_owned();
+    let colour = match &value["colour"] {
+        json::Json::Null => "#455a64".to_owned(),
+        colour => colour.as_str().unwrap_or_default().to_owned(),
+    };
     if colour.len() != 7 || !colour.starts_with('#') || !colour[1..].bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err("colour must be of the form #rrggbb".to_owned());
     }
     let platforms = value["platforms"].as_array().filter(|list| !list.is_empty());
     let platforms: Option<Vec<String>> =
-        platforms.map(|list| list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect());
+        platforms.and_then(|list| list.iter().map(|item| item.as_str().map(str::to_owned)).collect());
     let platforms = platforms
-        .filter(|words| !words.is_empty() && words.iter().all(|word| PLATFORMS.contains(&word.as_str())))
+        .filter(|words| words.iter().all(|word| PLATFORMS.contains(&word.as_str())))
         .ok_or(format!("platforms must be a list of {}", PLATFORMS.join(", ")))?;
+    let preauth = match &value["preauth"] {
+        json::Json::Null => false,
+        preauth => preauth.as_bool().ok_or("preauth must be true or false")?,
+    };
     let buttons = value["buttons"].as_array().filter(|list| (1..=6).contains(&list.len()));
     let buttons = buttons.ok_or("buttons must be a list of 1 to 6")?.iter().map(read_button);
     Ok(App {
@@ -100,14 +107,20 @@ fn read_app(value: &json::Json) -> Result<App, String> {
         name: text("name", 40)?,
         colour,
         platforms,
-        preauth: value["preauth"].as_bool().unwrap_or(false),
+        preauth,
         link: web_address(value["link"].as_str(), "link")?,
         buttons: buttons.collect::<Result<_, String>>()?,
     })
 }
 
 fn read_button(value: &json::Json) -> Result<Button, String> {
+    let object = value.as_object().ok_or("each of the buttons must be an object")?;
+    let known = ["text", "url", "magic_link_format"];
+    if let Some(unknown) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("a button has no field '{}' (it has {})", unknown.escape_debug(), known.join(", ")));
+    }
     let text = value["text"].as_str().filter(|text| !text.is_empty() && text.chars().count() <= 40);
+    let text = text.filter(|text| !text.chars().any(crate::key::is_control));
     let magic = match &value["magic_link_format"] {
         json::Json::Null => None,
         format => Some(web_address(format.as_str(), "magic_link_format")?),

@@ -53,14 +53,21 @@ pub fn invite(
         (Kind::Account, Some(_)) => text("lead.account-name"),
         _ => text(&format!("lead.{kind}")),
     };
-    let here = apps::platform(request);
-    let (here, others) = groups(&look.apps, here);
+    let platform = apps::platform(request);
+    let elsewhere = platform.filter(|platform| needs_phone(&look.apps, platform, invite.kind));
+    let (here, others) = groups(&look.apps, platform);
     let (size, path) = qr::svg(&found.url)?;
     // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
     let picture = format!("{}/invite/card.png", look.base);
     let values = context! {
-        kind, lead, here, others, picture,
-        hint => hint(language, invite),
+        kind, lead, here, others, picture, name, needs_phone => elsewhere.is_some(),
+        hint => match elsewhere {
+            Some(platform) => {
+                let platform = language.text(&format!("platform.{platform}"), &[]);
+                language.text("accept.hint-phone", &[("platform", &platform), ("host", &invite.host)])
+            }
+            None => hint(language, invite),
+        },
         token => &found.token, uri => &found.uri, url => &found.url,
         qr => context! { size, path },
         ends => ends(language, invite.expires_at - now),
@@ -99,7 +106,8 @@ pub fn setup(
     }
     let title = language.text("setup.title", &[("site", &found.look.site), ("app", &app.name)]);
     let values = context! {
-        app => show(app), hint => hint(language, &found.invite), token => &found.token, uri => &found.uri,
+        app => show(app), host => &found.invite.host, kind => found.invite.kind.word(),
+        hint => hint(language, &found.invite), token => &found.token, uri => &found.uri,
     };
     let page = pages.page(&setting, "setup.html", &title, values)?;
     Ok(Answer::new("shown", pages.respond(&setting, 200, page)))
@@ -180,7 +188,8 @@ fn find(
         return Ok(Err(Answer::new("token-missing", unknown())));
     };
     if let Some(seconds) = limiter.wait_secs(request, now) {
-        let response = pages.notice(&nowhere, 429, &text("unknown.title"), &text("unknown.text"));
+        // The invite may be a good one: whoever shares an address with someone who tries must not hear otherwise.
+        let response = pages.notice(&nowhere, 429, &text("limit.title"), &text("limit.text"));
         return Ok(Err(Answer::new("token-limit", response.with("Retry-After", seconds.to_string()))));
     }
     let Some(invite) = store.invite(&token)? else {
@@ -233,6 +242,14 @@ fn ends(language: &Catalogue, seconds: i64) -> String {
         3_600..172_800 => language.plural("expires.hours", (seconds + 1_800) / 3_600),
         172_800.. => language.plural("expires.days", (seconds + 43_200) / 86_400),
     }
+}
+
+/// Whether an account has to be made on a phone first: of the apps for this computer, none can open an invite.
+fn needs_phone(apps: &[App], platform: &str, kind: Kind) -> bool {
+    let mut fitting = apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).peekable();
+    let makes_account = matches!(kind, Kind::Account | Kind::AccountAndContact);
+    let is_phone = matches!(platform, "android" | "ios");
+    makes_account && !is_phone && fitting.peek().is_some() && fitting.all(|app| !app.preauth)
 }
 
 /// The apps for this platform, and those for the others by platform.

@@ -30,7 +30,17 @@ impl Catalogue {
     /// The text of this name with its placeholders filled in; the name itself if there is none.
     pub fn text(&self, name: &str, values: &[(&str, &str)]) -> String {
         let text = self.texts.get(name).copied().unwrap_or(name);
-        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+        // In one pass: a value may hold what looks like a placeholder.
+        let mut pieces = text.split('{');
+        let mut filled = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let (name, rest) = piece.split_once('}').unwrap_or((piece, ""));
+            match values.iter().find(|(known, _)| *known == name) {
+                Some((_, value)) => filled.extend([*value, rest]),
+                None => filled.extend(["{", piece]),
+            }
+        }
+        filled
     }
 
     /// The text of this name in the plural form for a number.

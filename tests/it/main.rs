@@ -10,12 +10,14 @@ mod harness;
 
 mod agreement;
 mod api;
+mod browser;
 mod cli;
 mod contract;
 mod ejabberd;
 mod gate;
 mod invites;
 mod kinds;
+mod page;
 mod prosody;
 mod serve;
 mod tidy;
