@@ -1,7 +1,7 @@
 //! Counts misses by client address, so that nobody tries tokens by the thousand. In memory alone, and bounded.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use crate::gate::PEER;
@@ -58,8 +58,15 @@ impl Limiter {
     fn address(&self, request: &Request) -> Option<IpAddr> {
         let peer: IpAddr = request.header(PEER)?.parse().ok()?;
         let address = if self.trust_proxy {
-            let forwarded = request.header("x-forwarded-for").and_then(|list| list.rsplit(',').next());
-            forwarded.and_then(|last| last.trim().parse().ok()).unwrap_or(peer)
+            let last = request.header("x-forwarded-for").and_then(|list| list.rsplit(',').next()).map(str::trim);
+            // Some proxies add the port.
+            let with_port = |text: &str| text.parse::<SocketAddr>().map(|address| address.ip());
+            match last.and_then(|last| last.parse().or_else(|_| with_port(last)).ok()) {
+                Some(address) => address,
+                // The proxy did not say: all clients would share its address.
+                None if peer.is_loopback() => return None,
+                None => peer,
+            }
         } else if peer.is_loopback() {
             return None;
         } else {
@@ -107,6 +114,10 @@ mod tests {
         let trusting = Limiter::new(true);
         let last = trusting.address(&from("127.0.0.1", Some("6.6.6.6, 192.0.2.9")));
         assert_eq!(last, Some(IpAddr::from([192, 0, 2, 9])));
+        let with_port = trusting.address(&from("127.0.0.1", Some("192.0.2.9:4711")));
+        assert_eq!(with_port, Some(IpAddr::from([192, 0, 2, 9])));
+        assert_eq!(trusting.address(&from("127.0.0.1", None)), None);
+        assert_eq!(trusting.address(&from("127.0.0.1", Some("unknown"))), None);
     }
 
     #[test]

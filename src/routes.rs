@@ -120,6 +120,9 @@ pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
     match request.path.as_str() {
         _ if answer.reason == "no-route" => "-",
         path if path.starts_with("/invites_api/invites/") => "/invites_api/invites/-",
+        // Only an app that was found is known to be one; anything else can be a token (`/invite/setup/monal%3FTOKEN`).
+        path if path.starts_with("/invite/setup/") && answer.reason != "shown" => "/invite/setup/-",
+        path if path.starts_with("/invite/get/") && answer.reason != "sent-on" => "/invite/get/-",
         path => path,
     }
 }

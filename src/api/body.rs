@@ -90,6 +90,10 @@ fn form(body: &[u8]) -> Result<Vec<(String, Field)>, BadBody> {
     let mut fields: Vec<(String, Field)> = Vec::new();
     for (name, value) in parse(body) {
         let (name, value) = (name.into_owned(), value.into_owned());
+        // Each is looked for among those before it; there are far fewer fields than this.
+        if fields.len() > 16 {
+            return Err(BadBody::Malformed("the form has too many fields"));
+        }
         let earlier = fields.iter_mut().find(|(found, _)| *found == name);
         match (name.as_str(), earlier) {
             ("roles" | "groups", Some((_, Field::Texts(texts)))) => texts.push(value),

@@ -1,5 +1,6 @@
 //! `import`: finds out what kind of file it is given, and of which host.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::print;
@@ -64,8 +65,15 @@ fn read_dat(file: &Path) -> Result<Vec<Item>> {
     let table = lua::read(&text).map_err(|bad| cannot(&format!("line {}: {}", bad.line, bad.why)))?;
     // An empty store is an empty table.
     let fields = table.as_object().ok_or_else(|| cannot("line 1: expected a table with names"))?;
+    // Prosody's serializer begins each entry on a line of its own.
+    let mut lines = HashMap::new();
+    for (at, line) in text.lines().enumerate() {
+        if let Some((key, _)) = line.trim_start().strip_prefix("[\"").and_then(|rest| rest.split_once("\"]")) {
+            lines.entry(key).or_insert(at + 1);
+        }
+    }
     let items = fields.iter().map(|(key, value)| {
-        let line = text.lines().position(|line| line.contains(&format!("\"{key}\""))).map_or(1, |at| at + 1);
+        let line = lines.get(key.as_str()).copied().unwrap_or(1);
         let place = format!("line {line}");
         Item {
             host: host.clone(),

@@ -73,6 +73,8 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     }
     let mut text = String::new();
     let mut put = |name: &str, value: &str| {
+        // What the XMPP server wrote may hold anything.
+        let value = value.replace(crate::key::is_control, "\u{fffd}");
         let _ = writeln!(text, "{name:<12} {value}");
     };
     put("Invite", &what(&invite));

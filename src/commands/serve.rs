@@ -115,12 +115,14 @@ fn keep_views(writer: Writer, views: Arc<Views>) -> Result<()> {
 }
 
 fn write_views(writer: &Writer, views: &Views) {
-    let seen = views.take();
-    if seen.is_empty() {
-        return;
-    }
-    if let Err(error) = writer.write(move |tx| seen.iter().try_for_each(|(token, seen)| tx.count_views(token, seen))) {
-        log::event(&[("event", &"views-failed"), ("detail", &error)]);
+    // In small transactions, for the sake of whoever waits for the write lock.
+    let seen: Vec<_> = views.take().into_iter().collect();
+    for some in seen.chunks(32).map(<[_]>::to_vec) {
+        if let Err(error) =
+            writer.write(move |tx| some.iter().try_for_each(|(token, seen)| tx.count_views(token, seen)))
+        {
+            log::event(&[("event", &"views-failed"), ("detail", &error)]);
+        }
     }
 }
 

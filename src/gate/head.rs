@@ -102,6 +102,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
     // Several of these are one list, and its last entry is the one that the nearest proxy has written.
     if let Some(value) = headers.all("x-forwarded-for").last() {
+        let value = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
         let value = String::from_utf8_lossy(value.trim_ascii());
         if value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
             let _ = write!(rewritten, "x-forwarded-for: {value}\r\n");

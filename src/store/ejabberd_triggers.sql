@@ -10,8 +10,8 @@ BEGIN
             CASE NEW.type WHEN 'R' THEN 'contact' WHEN 'S' THEN 'account-and-contact' WHEN 'T' THEN 'reset' ELSE 'account' END,
             nullif(CASE WHEN NEW.type IN ('R', 'S') THEN NEW.username ELSE NEW.account_name END, ''),
             CASE NEW.username WHEN '' THEN 'server' ELSE NEW.username || '@' || {NEW.HOST} END,
-            CAST(strftime('%s', NEW.created_at) AS INTEGER),
-            CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER));
+            coalesce(CAST(strftime('%s', NEW.created_at) AS INTEGER), 0),
+            coalesce(CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER), 0));
 END;
 
 -- Invites that were there before us; NEW is a row of the table here as well.
@@ -55,7 +55,7 @@ END;
 -- ejabberd's commands can let an invite expire, or delete it.
 CREATE TRIGGER IF NOT EXISTS invited_ejabberd_expires AFTER UPDATE OF expires ON invite_token
 BEGIN
-    UPDATE invited_invite SET expires_at = CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER)
+    UPDATE invited_invite SET expires_at = coalesce(CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER), expires_at)
      WHERE token = NEW.token AND state = 'pending';
 END;
 

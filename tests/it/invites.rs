@@ -471,3 +471,15 @@ fn without_a_database_the_way_to_one_is_shown() {
     assert_eq!(run(&folder.db(), &["invite", HOST, "--register"]).status.code(), Some(2));
     assert!(!folder.db().exists());
 }
+
+/// Prosody's rows can be written by other modules of it, with anything in them.
+#[test]
+fn what_the_server_wrote_cannot_speak_to_the_terminal() {
+    let folder = database();
+    let value = r#"{"type":"register","jid":"example.com","expires":9999999999,"created_at":1,"additional_data":{"source":"x\u001b]0;y\u0007","note":"hi\nState used\u001b[31m","roles":["a\u001b[1m"]}}"#;
+    sql(&folder, &format!("INSERT INTO prosody VALUES ('{HOST}', '', 'invite_token', 'EVIL', 'json', '{value}')"));
+    for args in [&["show", HOST, "EVIL"][..], &["invites", HOST]] {
+        let out = done(&folder.db(), args);
+        assert!(!out.contains('\u{1b}') && !out.contains("\nState used") && out.contains('\u{fffd}'), "{out:?}");
+    }
+}

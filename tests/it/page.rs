@@ -938,3 +938,23 @@ fn a_page_costs_the_same_with_a_hundred_thousand_invites() {
         assert!(by_index, "{sql}: {steps:?}");
     }
 }
+
+/// What a mailer makes of a link when it escapes the question mark, and other ways in which a token gets into a path.
+#[test]
+fn a_token_in_the_path_is_not_logged() {
+    let site = Site::start();
+    let token = site.invite(&[]);
+    for target in [
+        format!("/invite/setup/conversations%3F{token}"),
+        format!("/invite/get/conversations/0%3F{token}"),
+        format!("/invite/setup/{token}?{token}"),
+        format!("/invite/get/{token}/0?{token}"),
+        format!("/invite/{token}"),
+        format!("/invite/logo/{token}"),
+    ] {
+        assert_eq!(site.server.get(&target).status, 404, "{target}");
+    }
+    site.server.get("/robots.txt");
+    let log = site.server.log_with("/robots.txt");
+    assert!(!log.contains(&token), "{log}");
+}
