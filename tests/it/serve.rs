@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, fails, read_reply};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, fails, read_reply};
 
 /// The tokens in our table and in Prosody's.
 fn stored(db: &Path) -> (HashSet<String>, HashSet<String>) {
@@ -175,4 +175,23 @@ fn try_prints_lines_that_work_and_leaves_nothing_behind() {
     assert_eq!(server.wait(), Some(0));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["out"]);
+}
+
+#[test]
+fn a_server_takes_what_has_expired_from_the_xmpp_servers_table_by_itself() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    done(&folder.db(), &["invite", "example.com"]);
+    done(&folder.db(), &["invite", "example.com", "--contact", "ana"]);
+    let conn = Connection::open(folder.db()).unwrap();
+    conn.execute("UPDATE invited_invite SET expires_at = 1000", []).unwrap();
+    let server = Server::start(&folder.db());
+    let deadline = Instant::now() + PATIENCE;
+    while !stored(&folder.db()).1.is_empty() {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        std::thread::yield_now();
+    }
+    let states: String =
+        conn.query_row("SELECT group_concat(DISTINCT state) FROM invited_invite", [], |row| row.get(0)).unwrap();
+    assert_eq!(states, "expired");
 }
