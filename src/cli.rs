@@ -192,7 +192,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             let name = words.optional().map(|name| settings::find(&name)).transpose()?.map(|setting| setting.name);
             Command::Get { db, host, name }
         }
-        _ => Command::Unset { db, host: words.host()?, name: words.setting()?.name },
+        "unset" => Command::Unset { db, host: words.host()?, name: words.setting()?.name },
+        _ => return Err(Error::internal(format!("the command {name} is not read"))),
     };
     words.end()?;
     Ok(command)
@@ -249,7 +250,8 @@ impl Options {
             "json" => self.json = true,
             "qr" => self.qr = true,
             "all" => self.all = true,
-            _ => self.revoke_unused = true,
+            "revoke-unused" => self.revoke_unused = true,
+            _ => return Err(Error::internal(format!("the option --{option} is not read"))),
         }
         Ok(())
     }
@@ -279,10 +281,9 @@ impl Options {
 }
 
 fn number(option: &str, text: &str) -> Result<u32> {
-    text.parse()
-        .ok()
-        .filter(|number| *number > 0)
-        .ok_or_else(|| Error::usage(format!("'{}' is no number for --{option}", text.escape_debug())))
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| {
+        Error::usage(format!("'{}' can't be --{option}: it must be a whole number from 1", text.escape_debug()))
+    })
 }
 
 /// The arguments that are not options, taken one after the other.

@@ -44,7 +44,7 @@ pub fn run(command: Command) -> Result<()> {
             let pruned = Store::open(&db)?.prune(host.as_ref(), log::now())?;
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
-        Command::Import { db, source } => import::import(&mut Store::create(&db)?, &source),
+        Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
         Command::Serve { db, listen, trust_proxy } => {
             serve::serve(&Store::open(&db)?, &serve::bind(listen)?, trust_proxy, |_| Ok(()))
         }
@@ -78,9 +78,10 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
         NewValue::File(path, check) => {
             let cannot = |why: String| Error::usage(format!("{} can't be the {name} of {host}: {why}", path.display()));
             let mut bytes = Vec::new();
-            let file = File::open(&path).map_err(|error| cannot(error.to_string()))?;
+            let unreadable = |error: io::Error| Error::internal(format!("cannot read {}: {error}", path.display()));
+            let file = File::open(&path).map_err(unreadable)?;
             // A byte more than it may have tells that it is too large.
-            file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+            file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
             if bytes.len() as u64 > FILE_MAX {
                 return Err(cannot(format!("it has more than {FILE_MAX} bytes")));
             }

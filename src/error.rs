@@ -1,8 +1,8 @@
 //! The one error type: what went wrong with which object, and the way out.
 //!
 //! A message is lower case without a full stop, names its object, and says what to do in parentheses where that helps.
-//! `main` maps a kind to an exit code and `routes` maps it to an HTTP status; nothing else looks at it.
-//! No message ever holds a secret: keys, tokens and passwords are named by what they are.
+//! `main` maps a kind to an exit code and `routes` maps it to an HTTP status.
+//! No message ever holds the secret of a key or a password.
 
 use std::fmt;
 
@@ -13,6 +13,8 @@ pub enum Kind {
     Usage,
     /// The named object does not exist.
     NotFound,
+    /// The named object exists, but what was asked for can't be done with it.
+    Refused,
     /// Someone else holds the database, or there is no room: worth another try later.
     Unavailable,
     /// Everything else; over HTTP the message goes to the log alone.
@@ -44,6 +46,11 @@ impl Error {
     /// The named object does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Error::new(Kind::NotFound, message)
+    }
+
+    /// What was asked for can't be done with the named object.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Error::new(Kind::Refused, message)
     }
 
     /// A failure that no other kind fits.

@@ -175,16 +175,13 @@ impl Gate {
         }
     }
 
-    /// Lets the connection go that has waited longest for its client. True if one was found.
-    fn dismiss_one(&self, open: &mut Open) -> bool {
+    /// Lets the connection go that has waited longest for its client, if one waits.
+    fn dismiss_one(&self, open: &mut Open) {
         let waiting = open.connections.values_mut().filter(|connection| !connection.dismissed);
         let longest = waiting.filter_map(|c| c.waiting.map(|since| (since, c))).min_by_key(|(since, _)| *since);
-        let Some((_, connection)) = longest else {
-            return false;
-        };
+        let Some((_, connection)) = longest else { return };
         connection.dismissed = true;
         let _ = connection.stream.shutdown(Shutdown::Both);
-        true
     }
 
     /// Notes that a connection waits for its client, or no longer does. False when it should end instead.

@@ -36,7 +36,7 @@ pub struct Pages {
 }
 
 /// Where a page is, seen from which its links lead on, and in which language it speaks.
-struct Setting<'a> {
+struct Scene<'a> {
     language: &'a Arc<Catalogue>,
     look: Option<&'a Look>,
     /// The way back to the base address, such as `../../`.
@@ -63,19 +63,19 @@ impl Pages {
 
     /// A page with a title and a line of text, in English and without a host, for errors of programs.
     pub fn message(&self, status: u16, title: &str, text: &str) -> Response {
-        let setting = Setting { language: self.languages.choose(None), look: None, root: "" };
-        self.notice(&setting, status, title, text)
+        let scene = Scene { language: self.languages.choose(None), look: None, root: "" };
+        self.notice(&scene, status, title, text)
     }
 
-    fn notice(&self, setting: &Setting, status: u16, title: &str, text: &str) -> Response {
-        match self.page(setting, "message.html", title, context! { text }) {
-            Ok(page) => self.respond(setting, status, page),
+    fn notice(&self, scene: &Scene, status: u16, title: &str, text: &str) -> Response {
+        match self.page(scene, "message.html", title, context! { text }) {
+            Ok(page) => self.respond(scene, status, page),
             Err(_) => Response::new(500).with_body("text/plain; charset=utf-8", "the page could not be made\n"),
         }
     }
 
-    fn page(&self, setting: &Setting, name: &str, title: &str, values: Value) -> Result<String> {
-        let catalogue = Arc::clone(setting.language);
+    fn page(&self, scene: &Scene, name: &str, title: &str, values: Value) -> Result<String> {
+        let catalogue = Arc::clone(scene.language);
         let t = Value::from_function(move |name: String, values: Kwargs| {
             let mut pairs: Vec<(String, String)> = Vec::new();
             for key in values.args() {
@@ -85,13 +85,13 @@ impl Pages {
             values.assert_all_used()?;
             Ok(catalogue.text(&name, &pairs))
         });
-        let look = setting.look.map(|look| {
+        let look = scene.look.map(|look| {
             context! {
                 host => &look.host, site => &look.site, css => &look.css, logo => look.logo,
                 terms => &look.terms, privacy => &look.privacy,
             }
         });
-        let common = context! { lang => setting.language.code, css => CSS, root => setting.root, title, t, look };
+        let common = context! { lang => scene.language.code, css => CSS, root => scene.root, title, t, look };
         let page =
             self.templates.get_template(name).and_then(|template| template.render(context! { ..values, ..common }));
         page.map_err(|error| broken(name, &error))
@@ -99,8 +99,8 @@ impl Pages {
 
     /// Headers for every page: nothing from elsewhere, no script, no frame around it, no trace of the address that holds the
     /// token.
-    fn respond(&self, setting: &Setting, status: u16, page: String) -> Response {
-        let own = setting.look.filter(|look| !look.css.is_empty()).map(|look| format!(" '{}'", style_hash(&look.css)));
+    fn respond(&self, scene: &Scene, status: u16, page: String) -> Response {
+        let own = scene.look.filter(|look| !look.css.is_empty()).map(|look| format!(" '{}'", style_hash(&look.css)));
         let policy = format!(
             "default-src 'none'; style-src '{}'{}; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             self.css_hash,

@@ -44,7 +44,7 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
         _ => Ok(nothing_here(pages, request)),
     };
     let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
-    if request.path.starts_with("/invites_api") {
+    if request.path == "/invites_api" || request.path.starts_with("/invites_api/") {
         return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
     }
     answer
@@ -103,7 +103,7 @@ fn nothing_here(pages: &Pages, request: &Request) -> Answer {
 fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
     let (status, reason, title, text) = match error.kind {
         Kind::Unavailable => (503, "unavailable", "Service unavailable", "Try again in some seconds."),
-        Kind::Usage | Kind::NotFound | Kind::Internal => {
+        Kind::Usage | Kind::NotFound | Kind::Refused | Kind::Internal => {
             (500, "internal", "Internal error", "The log of the server says more.")
         }
     };

@@ -45,7 +45,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "ttl",
-        help: "how long invites are good for (default 7d; resets always 1d)",
+        help: "how long invites are good for unless told otherwise (default 7d; resets 1d)",
         value: Value::Text(check_ttl),
     },
     Setting {

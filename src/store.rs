@@ -1,7 +1,7 @@
 //! The SQLite file: opened, brought up to date, read and written through typed functions.
 //!
 //! [`Store`] is one connection: the command line has one, and so has each worker of the server, for reading. [`Tx`] is what
-//! can be done inside one write transaction. [`Writer`] is the server's only way to write. This file and its folder are the
+//! can be done inside one write transaction. [`Writer`] is the only way for requests to write; housekeeping writes in small steps of its own. This file and its folder are the
 //! only ones that name rusqlite; they know nothing of HTTP or of what is shown to whom.
 //!
 //! Two rules protect the XMPP server, which shares the file and does not wait for locks. The write lock is never held
@@ -168,7 +168,7 @@ impl Store {
             Ok(outcome)
         };
         write().map_err(|error| match error.kind {
-            Kind::NotFound | Kind::Usage => error,
+            Kind::NotFound | Kind::Refused | Kind::Usage => error,
             _ => error.context(format_args!("cannot write to {}", path.display())),
         })
     }

@@ -1,8 +1,9 @@
-//! The texts of `--help`: each fits a screen.
+//! The texts of `--help`, each by the name of its command: each fits a screen.
+
+#![allow(missing_docs, reason = "the texts speak for themselves")]
 
 use crate::settings;
 
-/// The text of this name.
 pub const OVERVIEW: &str = "\
 invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS]
 
@@ -27,7 +28,6 @@ Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite),
 Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, all else to stderr.
 ";
 
-/// The text of this name.
 pub const CREATE: &str = "\
 Usage: invited create HOST [NAME] [--allow KINDS] [--expires DURATION] [--per-day N] [--db FILE]
 
@@ -43,7 +43,6 @@ A missing database is made (mode 0660 less the umask), a missing folder is not.
   invited create example.com 'front desk' --per-day 20
 ";
 
-/// The text of this name.
 pub const LIST: &str = "\
 Usage: invited list HOST [--json] [--db FILE]
 
@@ -51,7 +50,6 @@ Prints the API keys of HOST, oldest first, one a line: ID, a tab, NAME (<unknown
 With --json, all that is known of them: limits, number of invites, last use.
 ";
 
-/// The text of this name.
 pub const DELETE: &str = "\
 Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
 
@@ -60,7 +58,6 @@ Invites that were made with it stay good, unless --revoke-unused takes back thos
 used. Prints nothing; exit code 1 if there is no such key.
 ";
 
-/// The text of this name.
 pub const INVITE: &str = "\
 Usage: invited invite HOST [--user NAME | --contact USER [--register] | --reset USER]
                       [--ttl DURATION] [--uses N] [--role R]… [--group G]… [--note TEXT]
@@ -80,7 +77,6 @@ Makes an invite and prints its link. Without a kind: an account with a name of t
   --json              all of it as a JSON object
 ";
 
-/// The text of this name.
 pub const INVITES: &str = "\
 Usage: invited invites HOST [--all] [--json] [--db FILE]
 
@@ -89,7 +85,6 @@ with tabs between: TOKEN, state, when it ends or ended, what for, made by, uses 
 With --all, the used, revoked and expired ones as well; with --json, an array of objects.
 ";
 
-/// The text of this name.
 pub const SHOW: &str = "\
 Usage: invited show HOST TOKEN [--json] [--db FILE]
 
@@ -97,7 +92,6 @@ Prints all that is known of an invite: what it is for, its addresses, who made i
 Exit code 1 if there is no such invite.
 ";
 
-/// The text of this name.
 pub const REVOKE: &str = "\
 Usage: invited revoke HOST TOKEN [--db FILE]
 
@@ -105,7 +99,6 @@ Takes a pending invite back, at once and on the XMPP server too. Prints nothing;
 there is no such invite, or if it was used, revoked or expired already.
 ";
 
-/// The text of this name.
 pub const PRUNE: &str = "\
 Usage: invited prune [HOST] [--db FILE]
 
@@ -113,7 +106,6 @@ Removes expired invites from the XMPP server's table, and from our history what 
 year ago; of all hosts, or of one. A running server does the same once an hour.
 ";
 
-/// The text of this name.
 pub const IMPORT: &str = "\
 Usage: invited import FILE [--db FILE]
 
@@ -124,7 +116,6 @@ All of it or nothing; prints what came: `2 keys, 5 invites, 0 skipped`. What is 
 expired, is skipped.
 ";
 
-/// The text of this name.
 pub const SERVE: &str = "\
 Usage: invited serve [--listen ADDR:PORT] [--trust-proxy] [--db FILE]
 
@@ -136,7 +127,6 @@ It speaks plain HTTP: put a proxy with TLS before it, as the README shows. With 
 last address of its X-Forwarded-For is the client's, and who tries many unknown tokens has to wait.
 ";
 
-/// The text of this name.
 pub const TRY: &str = "\
 Usage: invited try [HOST]
 
@@ -144,14 +134,12 @@ Makes a throw-away database with a key for HOST (default example.com), serves it
 this machine, and prints the lines to try it with. Ctrl-C ends it and leaves nothing behind.
 ";
 
-/// The text of this name.
 pub const SET: &str = "\
 Usage: invited set HOST NAME VALUE [--db FILE]
 
 Sets a setting of HOST. A running server follows at once.
 ";
 
-/// The text of this name.
 pub const GET: &str = "\
 Usage: invited get HOST [NAME] [--db FILE]
 
@@ -159,7 +147,6 @@ Prints the value of a setting of HOST; exit code 1 if it is not set.
 Without NAME, prints all that are set, one a line: NAME, a tab, VALUE.
 ";
 
-/// The text of this name.
 pub const UNSET: &str = "\
 Usage: invited unset HOST NAME [--db FILE]
 

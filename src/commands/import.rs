@@ -1,6 +1,7 @@
 //! `import`: finds out what kind of file it is given, and of which host.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
 use super::print;
@@ -9,33 +10,48 @@ use crate::log;
 use crate::lua;
 use crate::store::{Item, Store, read_sqlite};
 
-/// Imports a file, or all files of a folder in which Prosody keeps a host's data.
-pub fn import(store: &mut Store, source: &Path) -> Result<()> {
-    let mut items = Vec::new();
-    if source.is_dir() {
-        for name in ["invite_api_keys.dat", "invite_token.dat"] {
-            let file = source.join(name);
-            if file.exists() {
-                items.extend(read_dat(&file)?);
-            }
-        }
-        for entry in std::fs::read_dir(source.join("invite_token")).into_iter().flatten().flatten() {
-            items.extend(read_dat(&entry.path())?);
-        }
-        if items.is_empty() {
-            return Err(Error::not_found(format!(
-                "there is no invite_api_keys.dat and no invite_token.dat in {} (give Prosody's folder of one host)",
-                source.display()
-            )));
-        }
-    } else if is_sqlite(source)? {
-        items = read_sqlite(source)?;
-    } else {
-        items = read_dat(source)?;
-    }
-    let imported = store.import(&items, log::now()).map_err(|error| error.context(source.display()))?;
+/// Brings in what was [`read`].
+pub fn write(items: &[Item], source: &Path, store: &mut Store) -> Result<()> {
+    let imported = store.import(items, log::now()).map_err(|error| error.context(source.display()))?;
     store.catch_up()?;
     print(&format!("{} keys, {} invites, {} skipped\n", imported.keys, imported.invites, imported.skipped))
+}
+
+/// Reads a file, or all files of a folder in which Prosody keeps a host's data. Comes before the database is opened: it
+/// could be the very file, and closing that by hand would drop our locks on it.
+pub fn read(source: &Path) -> Result<Vec<Item>> {
+    if !source.is_dir() {
+        return if is_sqlite(source)? { read_sqlite(source) } else { read_dat(source) };
+    }
+    let cannot = |path: &Path, error: &io::Error| Error::internal(format!("cannot read {}: {error}", path.display()));
+    let mut files = Vec::new();
+    for name in ["invite_api_keys.dat", "invite_token.dat"] {
+        let file = source.join(name);
+        if file.try_exists().map_err(|error| cannot(&file, &error))? {
+            files.push(file);
+        }
+    }
+    let users = source.join("invite_token");
+    match std::fs::read_dir(&users) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(cannot(&users, &error)),
+        Ok(entries) => {
+            for entry in entries {
+                files.push(entry.map_err(|error| cannot(&users, &error))?.path());
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::not_found(format!(
+            "there is no invite_api_keys.dat and no invite_token.dat in {} (give Prosody's folder of one host)",
+            source.display()
+        )));
+    }
+    let mut items = Vec::new();
+    for file in files {
+        items.extend(read_dat(&file)?);
+    }
+    Ok(items)
 }
 
 fn is_sqlite(file: &Path) -> Result<bool> {
@@ -43,7 +59,7 @@ fn is_sqlite(file: &Path) -> Result<bool> {
     let mut head = Vec::new();
     std::fs::File::open(file)
         .and_then(|file| file.take(16).read_to_end(&mut head))
-        .map_err(|error| Error::not_found(format!("cannot read {}: {error}", file.display())))?;
+        .map_err(|error| Error::internal(format!("cannot read {}: {error}", file.display())))?;
     Ok(head == b"SQLite format 3\0")
 }
 

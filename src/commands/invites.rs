@@ -21,7 +21,10 @@ const PAGE: usize = 500;
 pub fn invite(store: &mut Store, host: &Host, wish: Wish, output: Output) -> Result<()> {
     let now = log::now();
     let settings = HostSettings::read(store, host)?;
-    wish.check(settings.server).map_err(|bad| Error::usage(format!("{}: {}", bad.field, bad.why)))?;
+    wish.check(settings.server).map_err(|bad| {
+        let option = bad.field.strip_suffix('s').filter(|_| bad.field != "uses").unwrap_or(bad.field);
+        Error::usage(format!("--{option}: {} (see `invited invite --help`)", bad.why))
+    })?;
     let prepared = Prepared::new(store, &settings, host, wish, "cli", now)?;
     store.write(|tx| tx.add_invite(&prepared.invite, &prepared.rows))?;
     match output {
@@ -109,7 +112,7 @@ pub fn revoke(store: &mut Store, host: &Host, token: &str) -> Result<()> {
     match store.write(|tx| tx.revoke(host, token, None, log::now()))? {
         Revoked::Done => Ok(()),
         Revoked::Unknown => Err(unknown(host, token)),
-        Revoked::Ended(state) => Err(Error::not_found(format!(
+        Revoked::Ended(state) => Err(Error::refused(format!(
             "the invite '{}' of {host} is {} already (`invited show {host} {}` says more)",
             token.escape_debug(),
             state.word(),

@@ -4,7 +4,6 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -30,6 +29,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the counts of page views go into the file.
 const VIEWS_EVERY: Duration = Duration::from_secs(5);
 
+/// Listens on this address; port 0 takes a free one.
 pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).map_err(|error| {
         Error::internal(match error.kind() {

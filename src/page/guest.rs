@@ -5,7 +5,7 @@ use minijinja::{Value, context};
 use super::apps::{self, App, PLATFORMS};
 use super::lang::Catalogue;
 use super::look::Look;
-use super::{Pages, Setting, assets};
+use super::{Pages, Scene, assets};
 use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
@@ -72,10 +72,10 @@ pub fn invite(
         qr => context! { size, path },
         ends => ends(language, invite.expires_at - now),
     };
-    let setting = Setting { language, look: Some(look), root: "" };
-    let page = pages.page(&setting, "invite.html", &text(&format!("title.{kind}")), values)?;
+    let scene = Scene { language, look: Some(look), root: "" };
+    let page = pages.page(&scene, "invite.html", &text(&format!("title.{kind}")), values)?;
     let response = pages
-        .respond(&setting, 200, page)
+        .respond(&scene, 200, page)
         .with("Link", format!("<{}>; rel=\"alternate\"", found.uri))
         .with("Access-Control-Allow-Origin", "*")
         .with("Access-Control-Expose-Headers", "Link");
@@ -97,9 +97,9 @@ pub fn setup(
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
-    let setting = Setting { language, look: Some(&found.look), root: "../../" };
+    let scene = Scene { language, look: Some(&found.look), root: "../../" };
     let Some(app) = found.look.apps.iter().find(|app| app.id == id) else {
-        return Ok(Answer::new("app-unknown", unknown_app(pages, &setting)));
+        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
     if request.method == "GET" && !apps::is_preview_bot(request) {
         views.chose(&found.token, &app.id);
@@ -109,8 +109,8 @@ pub fn setup(
         app => show(app), host => &found.invite.host, kind => found.invite.kind.word(),
         hint => hint(language, &found.invite), token => &found.token, uri => &found.uri,
     };
-    let page = pages.page(&setting, "setup.html", &title, values)?;
-    Ok(Answer::new("shown", pages.respond(&setting, 200, page)))
+    let page = pages.page(&scene, "setup.html", &title, values)?;
+    Ok(Answer::new("shown", pages.respond(&scene, 200, page)))
 }
 
 /// `GET /invite/get/APP/NUMBER?TOKEN`: on to the place where the app is to be had; the invite goes along where it can.
@@ -127,12 +127,12 @@ pub fn get(
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
-    let setting = Setting { language: pages.language(request), look: Some(&found.look), root: "../../../" };
+    let scene = Scene { language: pages.language(request), look: Some(&found.look), root: "../../../" };
     let (id, number) = path.split_once('/').unwrap_or((path, "0"));
     let app = found.look.apps.iter().find(|app| app.id == id);
     let button = number.parse().ok().and_then(|number: usize| app?.buttons.get(number));
     let (Some(app), Some(button)) = (app, button) else {
-        return Ok(Answer::new("app-unknown", unknown_app(pages, &setting)));
+        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
     if request.method == "GET" && !apps::is_preview_bot(request) {
         views.chose(&found.token, &app.id);
@@ -157,18 +157,18 @@ pub fn logo(pages: &Pages, store: &Store, request: &Request, host: &str) -> Resu
     match value.as_deref().and_then(assets::read_logo) {
         Some((media_type, bytes)) => Ok(Answer::new("asset", assets::respond(media_type, bytes))),
         None => {
-            let setting = Setting { language: pages.language(request), look: None, root: "../../" };
-            let text = |key| setting.language.text(key, &[]);
-            Ok(Answer::new("no-route", pages.notice(&setting, 404, &text("home.title"), &text("home.text"))))
+            let scene = Scene { language: pages.language(request), look: None, root: "../../" };
+            let text = |key| scene.language.text(key, &[]);
+            Ok(Answer::new("no-route", pages.notice(&scene, 404, &text("home.title"), &text("home.text"))))
         }
     }
 }
 
 /// `GET /`: what this is.
 pub fn home(pages: &Pages, request: &Request) -> Answer {
-    let setting = Setting { language: pages.language(request), look: None, root: "" };
-    let text = |key| setting.language.text(key, &[]);
-    Answer::new("home", pages.notice(&setting, 200, &text("home.title"), &text("home.text")))
+    let scene = Scene { language: pages.language(request), look: None, root: "" };
+    let text = |key| scene.language.text(key, &[]);
+    Answer::new("home", pages.notice(&scene, 200, &text("home.title"), &text("home.text")))
 }
 
 /// The pending invite of a request, or the answer where there is none.
@@ -182,7 +182,7 @@ fn find(
 ) -> Result<std::result::Result<Found, Answer>> {
     let language = pages.language(request);
     let text = |key: &str| language.text(key, &[]);
-    let nowhere = Setting { language, look: None, root };
+    let nowhere = Scene { language, look: None, root };
     let unknown = || pages.notice(&nowhere, 404, &text("unknown.title"), &text("unknown.text"));
     let Some(token) = token(request) else {
         return Ok(Err(Answer::new("token-missing", unknown())));
@@ -205,9 +205,9 @@ fn find(
         State::Expired => Some(("token-expired", "expired")),
     };
     if let Some((reason, word)) = ended {
-        let setting = Setting { language, look: Some(&look), root };
+        let scene = Scene { language, look: Some(&look), root };
         let (title, text) = (text(&format!("ended.{word}.title")), text(&format!("ended.{word}.text")));
-        return Ok(Err(Answer::new(reason, pages.notice(&setting, 410, &title, &text))));
+        return Ok(Err(Answer::new(reason, pages.notice(&scene, 410, &title, &text))));
     }
     let (uri, url) = addresses(&HostSettings::read(store, &host)?, &invite)?;
     Ok(Ok(Found { token, invite, look, uri, url }))
@@ -220,9 +220,9 @@ fn token(request: &Request) -> Option<String> {
     (!token.is_empty()).then(|| token.to_owned())
 }
 
-fn unknown_app(pages: &Pages, setting: &Setting) -> Response {
-    let text = |key| setting.language.text(key, &[]);
-    pages.notice(setting, 404, &text("unknown-app.title"), &text("unknown-app.text"))
+fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
+    let text = |key| scene.language.text(key, &[]);
+    pages.notice(scene, 404, &text("unknown-app.title"), &text("unknown-app.text"))
 }
 
 fn hint(language: &Catalogue, invite: &InviteRow) -> String {

@@ -65,6 +65,8 @@ impl Look {
         if let Some(url) = web_client {
             look.apps.push(web_app(&look.site, url));
         }
+        // Ids that there are not must not leave a guest without any app.
+        let show = show.filter(|show: &Vec<String>| look.apps.iter().any(|app| show.contains(&app.id)));
         if let Some(show) = show {
             look.apps.retain(|app| show.contains(&app.id));
             look.apps.sort_by_key(|app| show.iter().position(|id| *id == app.id));

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, params};
 
 use super::Tx;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::invite::{Invite, Kind};
 
 const TABLE: &str = include_str!("ejabberd.sql");
@@ -21,6 +21,16 @@ impl Tx<'_> {
         let host = if has_server_host(self.conn)? {
             "NEW.server_host"
         } else {
+            let hosts: i64 = self.conn.query_row(
+                "SELECT count(*) FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'",
+                [],
+                |row| row.get(0),
+            )?;
+            if hosts > 1 {
+                return Err(Error::refused(
+                    "this file is of another host of ejabberd's already (give each its own --db, or use sql_schema_multihost)",
+                ));
+            }
             // Without the column the whole table is of one host: the one that says so.
             "(SELECT host FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')"
         };

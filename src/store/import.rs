@@ -153,7 +153,7 @@ impl Tx<'_> {
                         imported.skipped += 1;
                     }
                     Some(_) => {
-                        return Err(Error::not_found(format!(
+                        return Err(Error::refused(format!(
                             "another key has the id '{}' already; nothing was imported (`invited delete` it first)",
                             id.escape_debug()
                         )));

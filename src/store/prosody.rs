@@ -14,7 +14,7 @@ use crate::invite::{Invite, Kind};
 
 /// The rows of one invite.
 pub struct Rows {
-    host: Option<String>,
+    host: String,
     user: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl Rows {
         } else {
             value(invite, uri, landing_page, invite.expires_at, old)
         };
-        Rows { host: Some(host), user: contact.then(|| invite.expires_at.to_string()) }
+        Rows { host, user: contact.then(|| invite.expires_at.to_string()) }
     }
 
     /// Writes the rows.
@@ -38,9 +38,7 @@ impl Rows {
                VALUES (?1, ?2, 'invite_token', ?3, ?4, ?5)"#,
         )?;
         let username = invite.wish.username.as_ref().map(|name| name.as_str()).unwrap_or_default();
-        if let Some(value) = &self.host {
-            insert.execute(params![invite.host.name(), "", invite.token, "json", value])?;
-        }
+        insert.execute(params![invite.host.name(), "", invite.token, "json", self.host])?;
         if let Some(value) = &self.user {
             insert.execute(params![invite.host.name(), username, invite.token, "number", value])?;
         }

@@ -1,4 +1,4 @@
-//! The server's one writer: a thread that owns the one write connection and commits in groups.
+//! The one writer for all requests: a thread that owns a connection and commits in groups.
 //!
 //! Requests hand it a job and wait. It takes all jobs that have queued up, runs them in one short transaction, gives the
 //! write lock back, syncs the log once, and answers all. So nothing is answered before it would survive a power cut, and

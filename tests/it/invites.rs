@@ -403,16 +403,16 @@ fn what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_made() {
         ("--qr and --json can't be combined", &["--qr", "--json"]),
         ("registered only once", &["--user", "a", "--uses", "2"]),
         ("good for one use", &["--reset", "a", "--uses", "2"]),
-        ("'0' is no number for --uses", &["--uses", "0"]),
-        ("'x' is no number for --uses", &["--uses", "x"]),
-        ("uses: it must be from 1 to 1000000", &["--uses", "1000001"]),
-        ("roles: only an invite that makes an account", &["--role", "x", "--contact", "a"]),
-        ("groups: only an invite that makes an account", &["--group", "x", "--reset", "a"]),
-        ("roles: there can be 32 at most", &roles.iter().map(|word| &**word).collect::<Vec<_>>()),
-        ("roles: '' is not a name", &["--role", ""]),
-        ("groups: 'a\\nb' is not a name", &["--group", "a\nb"]),
-        ("note: it must be one line", &["--note", "a\nb"]),
-        ("note: it must be one line of 1000 characters", &["--note", &long]),
+        ("'0' can't be --uses", &["--uses", "0"]),
+        ("'x' can't be --uses", &["--uses", "x"]),
+        ("--uses: it must be from 1 to 1000000", &["--uses", "1000001"]),
+        ("--role: only an invite that makes an account", &["--role", "x", "--contact", "a"]),
+        ("--group: only an invite that makes an account", &["--group", "x", "--reset", "a"]),
+        ("--role: there can be 32 at most", &roles.iter().map(|word| &**word).collect::<Vec<_>>()),
+        ("--role: '' is not a name", &["--role", ""]),
+        ("--group: 'a\\nb' is not a name", &["--group", "a\nb"]),
+        ("--note: it must be one line", &["--note", "a\nb"]),
+        ("--note: it must be one line of 1000 characters", &["--note", &long]),
         ("'7' is no length of time", &["--ttl", "7"]),
         ("'11y' is no length of time", &["--ttl", "11y"]),
         ("'a b' can't be a user name", &["--user", "a b"]),
@@ -482,4 +482,24 @@ fn what_the_server_wrote_cannot_speak_to_the_terminal() {
         let out = done(&folder.db(), args);
         assert!(!out.contains('\u{1b}') && !out.contains("\nState used") && out.contains('\u{fffd}'), "{out:?}");
     }
+}
+
+#[test]
+fn a_second_host_of_ejabberd_without_a_column_for_it_is_refused() {
+    let folder = database();
+    done(&folder.db(), &["set", "a.example", "server", "ejabberd"]);
+    let stderr = fails(&folder.db(), 1, &["set", "b.example", "server", "ejabberd"]);
+    assert!(stderr.contains("another host") && stderr.contains("--db"), "{stderr}");
+    fails(&folder.db(), 1, &["get", "b.example", "server"]);
+}
+
+#[test]
+fn a_source_that_is_not_there_or_not_readable_is_an_error_and_makes_no_database() {
+    let folder = Folder::new();
+    let stderr = fails(&folder.db(), 1, &["import", "/no/such/file.dat"]);
+    assert!(stderr.contains("/no/such/file.dat"), "{stderr}");
+    let empty = folder.file("empty");
+    std::fs::create_dir(&empty).unwrap();
+    assert!(fails(&folder.db(), 1, &["import", empty.to_str().unwrap()]).contains("invite_api_keys.dat"));
+    assert!(!folder.db().exists());
 }
