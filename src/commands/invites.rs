@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::invite::{Kind, Wish};
 use crate::json;
 use crate::log::{self, utc};
+use crate::page::apps;
 use crate::qr;
 use crate::store::{InviteRow, Of, Revoked, State, Store};
 
@@ -89,8 +90,8 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     put("Made by", &invite.source);
     put("Created", &utc(invite.created_at));
     put("Expires", &utc(invite.expires_at));
-    if invite.opened > 0 || invite.app.is_some() {
-        put("Page", &opened(&invite));
+    if let Some(opened) = opened(&invite) {
+        put("Page", &opened);
     }
     for (name, values) in [("Role", &invite.roles), ("Group", &invite.groups)] {
         for value in values {
@@ -141,7 +142,10 @@ fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
         let _ = write!(end, " by {}", by.join(", "));
     }
     let state = invite.state(now).word();
-    let end = end.strip_prefix(state).unwrap_or(&end).trim_start_matches([',', ' ']).to_owned();
+    let mut end = end.strip_prefix(state).unwrap_or(&end).trim_start_matches([',', ' ']).to_owned();
+    if let Some(opened) = opened(invite) {
+        let _ = write!(end, ", {opened}");
+    }
     let values = [
         invite.token.as_str(),
         state,
@@ -156,13 +160,18 @@ fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
     Ok(clean.join("\t").trim_end_matches('\t').to_owned())
 }
 
-/// What guests did with its page: `opened 2 times, chose conversations`.
-fn opened(invite: &InviteRow) -> String {
-    let times = if invite.opened == 1 { "once".to_owned() } else { format!("{} times", invite.opened) };
-    match &invite.app {
-        Some(app) => format!("opened {times}, chose {app}"),
-        None => format!("opened {times}"),
-    }
+/// What guests did with its page: `opened twice, chose Conversations`; none if nobody has been there.
+fn opened(invite: &InviteRow) -> Option<String> {
+    let times = match (invite.opened, &invite.app) {
+        (0, None) => return None,
+        (0, Some(_)) => "not opened".to_owned(),
+        (1, _) => "opened once".to_owned(),
+        (2, _) => "opened twice".to_owned(),
+        (times, _) => format!("opened {times} times"),
+    };
+    let Some(id) = &invite.app else { return Some(times) };
+    let name = apps::embedded().into_iter().find(|app| app.id == *id).map_or_else(|| id.clone(), |app| app.name);
+    Some(format!("{times}, chose {name}"))
 }
 
 /// The state and its time: how long it is still pending, or since when it is not.

@@ -488,8 +488,10 @@ fn guests_are_counted_and_their_last_app_is_kept() {
     site.server.signal("TERM");
     let Site { mut server, folder } = site;
     assert_eq!(server.wait(), Some(0));
-    let shown = done(&db, &["show", HOST, &token]);
-    assert!(shown.contains("opened 2 times, chose conversations"), "{shown}");
+    for args in [&["show", HOST, &token][..], &["invites", HOST]] {
+        let shown = done(&db, args);
+        assert!(shown.contains("opened twice, chose Conversations"), "{shown}");
+    }
     drop(folder);
 }
 
