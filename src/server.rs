@@ -5,13 +5,14 @@
 //! outside, nor what a route means.
 
 use std::fs::{self, DirBuilder};
-use std::io::Cursor;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::{self, Cursor};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Server, StatusCode};
 
@@ -35,6 +36,7 @@ impl PrivateFolder {
         let parent = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
         // The address of a Unix socket has room for 107 bytes.
         let parent = if parent.as_os_str().len() > 60 { PathBuf::from("/tmp") } else { parent };
+        remove_stale(&parent);
         let path = parent.join(format!("invited-{}", random::base64url::<12>()?));
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
             Error::internal(format!(
@@ -48,6 +50,30 @@ impl PrivateFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// The socket of the loop within its private folder.
+pub const SOCKET: &str = "loop";
+
+/// A folder that is younger may be of a process that is just starting.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Removes what processes of this user left behind when they were killed: folders with a socket that nobody listens on.
+fn remove_stale(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let Ok(found) = entry.metadata() else { continue };
+        let is_ours = entry.file_name().as_encoded_bytes().starts_with(b"invited-")
+            && found.is_dir()
+            && found.uid() == rustix::process::geteuid().as_raw();
+        let is_old = found.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE));
+        if !is_ours || !is_old {
+            continue;
+        }
+        let listening = UnixStream::connect(entry.path().join(SOCKET));
+        if listening.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

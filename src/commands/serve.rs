@@ -70,7 +70,7 @@ pub fn serve(
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     let folder = PrivateFolder::make()?;
-    let socket = folder.path().join("loop");
+    let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app, store)?;
     let upstream = Upstream::open(socket, server::WORKERS).map_err(failed("cannot reach the loop of workers"))?;
     let address = listener.local_addr().map_err(failed("cannot tell the address of the socket"))?;

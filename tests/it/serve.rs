@@ -195,3 +195,27 @@ fn a_server_takes_what_has_expired_from_the_xmpp_servers_table_by_itself() {
         conn.query_row("SELECT group_concat(DISTINCT state) FROM invited_invite", [], |row| row.get(0)).unwrap();
     assert_eq!(states, "expired");
 }
+
+#[test]
+fn what_a_killed_server_left_behind_is_removed_by_the_next_one() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let private = || -> Vec<String> {
+        let names =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("invited-")).collect()
+    };
+    let mut killed = Server::start(&folder.db());
+    killed.signal("KILL");
+    killed.wait();
+    let stale = private();
+    let running = Server::start(&folder.db());
+    assert_eq!(private().len(), 2, "a folder that is young stays");
+    for name in private() {
+        let touched = Command::new("touch").args(["-d", "1 hour ago"]).arg(folder.file(&name)).status().unwrap();
+        assert!(touched.success());
+    }
+    let _next = Server::start(&folder.db());
+    assert!(!private().contains(&stale[0]) && private().len() == 2, "{:?}", private());
+    assert_eq!(running.get("/").status, 200);
+}
