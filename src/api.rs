@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::http::{Answer, Request, Response};
 use crate::invite::{Allow, Wish};
 use crate::json;
-use crate::key::{Digest, Presented};
+use crate::key::{self, Digest, Presented};
 use crate::page::Pages;
 use crate::store::{Store, Writer};
 use body::BadBody;
@@ -43,7 +43,7 @@ impl Key {
 
     /// How invites of this key are marked, as in Prosody's `additional_data.source`.
     fn source(&self) -> String {
-        format!("api/token/{}", self.id)
+        key::source(&self.id)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cli::{Command, NewValue};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::json;
-use crate::key::NewKey;
+use crate::key::{self, NewKey};
 use crate::log;
 use crate::settings::{self, FILE_MAX, Setting};
 use crate::store::{KeyLimits, Store};
@@ -32,7 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Delete { db, host, id, revoke_unused } => Store::open(&db)?.write(|tx| {
             tx.delete_key(&host, &id)?;
             if revoke_unused {
-                tx.revoke_unused(&format!("api/token/{id}"), log::now())?;
+                tx.revoke_unused(&key::source(&id), log::now())?;
             }
             Ok(())
         }),

@@ -71,7 +71,7 @@ impl Prepared {
             created_at: now,
             expires_at: now + ttl_secs,
         };
-        let username = invite.wish.username.as_ref().map(|name| name.as_str());
+        let username = invite.wish.username();
         let uri = invite::uri(host, invite.wish.kind, username, &invite.token);
         let url = settings.landing_page(host, &uri, &invite.token);
         let rows = ServerRows::new(store, settings.server, &invite, &uri, &url)?;

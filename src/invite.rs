@@ -111,6 +111,11 @@ impl Wish {
         }
     }
 
+    /// The user name as text.
+    pub fn username(&self) -> Option<&str> {
+        self.username.as_ref().map(Username::as_str)
+    }
+
     /// Refuses what contradicts itself or what no server could do.
     pub fn check(&self, server: Server) -> std::result::Result<(), Unreasonable> {
         let refuse = |field, why: &str| Err(Unreasonable { field, why: why.to_owned() });

@@ -87,6 +87,11 @@ impl Presented {
     }
 }
 
+/// How invites of a key are marked, as in Prosody's `additional_data.source`.
+pub fn source(id: &str) -> String {
+    format!("api/token/{id}")
+}
+
 /// Checks the name of a key: one line of at most [`NAME_MAX`] characters, since `list` prints it after a tab.
 pub fn check_name(name: &str) -> Result<()> {
     if name.is_empty() {

@@ -24,6 +24,7 @@ mod routes;
 mod server;
 mod settings;
 mod store;
+mod thread;
 mod user;
 mod views;
 

@@ -31,7 +31,7 @@ const CSS: &str = include_str!("page/style.css");
 pub struct Pages {
     templates: Environment<'static>,
     languages: Languages,
-    apps: Vec<App>,
+    apps: Vec<Arc<App>>,
     css_hash: String,
 }
 
@@ -58,7 +58,12 @@ impl Pages {
         ] {
             templates.add_template(name, source).map_err(|error| broken(name, &error))?;
         }
-        Ok(Pages { templates, languages: Languages::load(), apps: apps::embedded(), css_hash: style_hash(CSS) })
+        Ok(Pages {
+            templates,
+            languages: Languages::load(),
+            apps: apps::embedded().into_iter().map(Arc::new).collect(),
+            css_hash: style_hash(CSS),
+        })
     }
 
     /// A page with a title and a line of text, in English and without a host, for errors of programs.

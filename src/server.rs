@@ -11,7 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Server, StatusCode};
@@ -22,10 +21,14 @@ use crate::log;
 use crate::random;
 use crate::routes::{self, App};
 use crate::store::Store;
+use crate::thread::spawn;
 
 /// Workers, and hence requests that are answered at the same time. They mostly wait for the disk, so that more of them than
 /// processors let more invites share a sync.
 pub const WORKERS: usize = 16;
+
+/// The stack of a worker, in bytes.
+const STACK: usize = 512 * 1024;
 
 /// A folder that only this user can enter, removed when this is dropped.
 pub struct PrivateFolder(PathBuf);
@@ -93,17 +96,13 @@ pub fn start(socket: &Path, app: App, store: &Store) -> Result<()> {
     let app = Arc::new(app);
     for number in 0..WORKERS {
         let (server, app, store) = (Arc::clone(&server), Arc::clone(&app), store.another()?);
-        thread::Builder::new()
-            .name(format!("worker {number}"))
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                while let Ok(request) = server.recv() {
-                    serve(&app, &store, request);
-                }
-                log::event(&[("event", &"loop-ended")]);
-                std::process::exit(1);
-            })
-            .map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
+        spawn(&format!("worker {number}"), STACK, move || {
+            while let Ok(request) = server.recv() {
+                serve(&app, &store, request);
+            }
+            log::event(&[("event", &"loop-ended")]);
+            std::process::exit(1);
+        })?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::invite::{Kind, Wish};
 use crate::json;
 use crate::log::{self, utc};
-use crate::page::apps;
+use crate::page::apps::{self, App};
 use crate::qr;
 use crate::store::{InviteRow, Of, Revoked, State, Store};
 
@@ -43,6 +43,7 @@ pub fn list(store: &mut Store, host: &Host, all: bool, json: bool) -> Result<()>
     store.catch_up()?;
     let now = log::now();
     let settings = HostSettings::read(store, host)?;
+    let apps = apps::embedded();
     let (mut after, mut first) = (0, true);
     loop {
         let page = store.invites(Of::Host(host), all, after, PAGE, now)?;
@@ -53,7 +54,7 @@ pub fn list(store: &mut Store, host: &Host, all: bool, json: bool) -> Result<()>
                 let value = json::invite(invite, &uri, &url, &store.uses(&invite.token)?, now);
                 let _ = write!(text, "{}{value}", if first { "[\n" } else { ",\n" });
             } else {
-                let _ = writeln!(text, "{}", line(store, invite, now)?);
+                let _ = writeln!(text, "{}", line(store, invite, &apps, now)?);
             }
             first = false;
         }
@@ -90,7 +91,7 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     put("Made by", &invite.source);
     put("Created", &utc(invite.created_at));
     put("Expires", &utc(invite.expires_at));
-    if let Some(opened) = opened(&invite) {
+    if let Some(opened) = opened(&invite, &apps::embedded()) {
         put("Page", &opened);
     }
     for (name, values) in [("Role", &invite.roles), ("Group", &invite.groups)] {
@@ -135,7 +136,7 @@ fn unknown(host: &Host, token: &str) -> Error {
 }
 
 /// One line of the list: values with tabs between, none of which holds a tab.
-fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
+fn line(store: &Store, invite: &InviteRow, apps: &[App], now: i64) -> Result<String> {
     let by: Vec<String> = store.uses(&invite.token)?.into_iter().filter_map(|used| used.username).collect();
     let mut end = when(invite, now);
     if !by.is_empty() {
@@ -143,7 +144,7 @@ fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
     }
     let state = invite.state(now).word();
     let mut end = end.strip_prefix(state).unwrap_or(&end).trim_start_matches([',', ' ']).to_owned();
-    if let Some(opened) = opened(invite) {
+    if let Some(opened) = opened(invite, apps) {
         let _ = write!(end, ", {opened}");
     }
     let values = [
@@ -161,7 +162,7 @@ fn line(store: &Store, invite: &InviteRow, now: i64) -> Result<String> {
 }
 
 /// What guests did with its page: `opened twice, chose Conversations`; none if nobody has been there.
-fn opened(invite: &InviteRow) -> Option<String> {
+fn opened(invite: &InviteRow, apps: &[App]) -> Option<String> {
     let times = match (invite.opened, &invite.app) {
         (0, None) => return None,
         (0, Some(_)) => "not opened".to_owned(),
@@ -170,7 +171,7 @@ fn opened(invite: &InviteRow) -> Option<String> {
         (times, _) => format!("opened {times} times"),
     };
     let Some(id) = &invite.app else { return Some(times) };
-    let name = apps::embedded().into_iter().find(|app| app.id == *id).map_or_else(|| id.clone(), |app| app.name);
+    let name = apps.iter().find(|app| app.id == *id).map_or(id, |app| &app.name);
     Some(format!("{times}, chose {name}"))
 }
 

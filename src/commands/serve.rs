@@ -21,7 +21,11 @@ use crate::page::Pages;
 use crate::routes::App;
 use crate::server::{self, PrivateFolder};
 use crate::store::{KeyLimits, Store, Writer};
+use crate::thread::spawn;
 use crate::views::Views;
+
+/// The stack of the threads beside the server, in bytes.
+const STACK: usize = 1024 * 1024;
 
 /// How often expired invites are taken from the server's tables.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
@@ -98,8 +102,7 @@ fn keep_house(mut store: Store) -> Result<()> {
             thread::sleep(PRUNE_EVERY);
         }
     };
-    let thread = thread::Builder::new().name("housekeeping".to_owned()).spawn(body);
-    thread.map(|_| ()).map_err(|error| Error::internal(format!("cannot start a thread: {error}")))
+    spawn("housekeeping", STACK, body)
 }
 
 /// Writes down every few seconds what guests looked at.
@@ -110,8 +113,7 @@ fn keep_views(writer: Writer, views: Arc<Views>) -> Result<()> {
             write_views(&writer, &views);
         }
     };
-    let thread = thread::Builder::new().name("views".to_owned()).spawn(body);
-    thread.map(|_| ()).map_err(|error| Error::internal(format!("cannot start a thread: {error}")))
+    spawn("views", STACK, body)
 }
 
 fn write_views(writer: &Writer, views: &Views) {

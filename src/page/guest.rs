@@ -1,5 +1,7 @@
 //! `/invite` and what lies below it: what a guest sees of an invite. Looking never uses it up.
 
+use std::sync::Arc;
+
 use minijinja::{Value, context};
 
 use super::apps::{self, App, PLATFORMS};
@@ -245,7 +247,7 @@ fn ends(language: &Catalogue, seconds: i64) -> String {
 }
 
 /// Whether an account has to be made on a phone first: of the apps for this computer, none can open an invite.
-fn needs_phone(apps: &[App], platform: &str, kind: Kind) -> bool {
+fn needs_phone(apps: &[Arc<App>], platform: &str, kind: Kind) -> bool {
     let mut fitting = apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).peekable();
     let makes_account = matches!(kind, Kind::Account | Kind::AccountAndContact);
     let is_phone = matches!(platform, "android" | "ios");
@@ -253,10 +255,10 @@ fn needs_phone(apps: &[App], platform: &str, kind: Kind) -> bool {
 }
 
 /// The apps for this platform, and those for the others by platform.
-fn groups(apps: &[App], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
+fn groups(apps: &[Arc<App>], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
     let group = |platform: &str| {
         let fitting: Vec<Value> =
-            apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).map(show).collect();
+            apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).map(|app| show(app)).collect();
         (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
     };
     let mine = here.and_then(group);
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_apps_of_the_device_come_first_and_nobody_is_lost() {
-        let apps = apps::embedded();
+        let apps: Vec<Arc<App>> = apps::embedded().into_iter().map(Arc::new).collect();
         let (here, others) = groups(&apps, Some("android"));
         assert!(here.is_some());
         assert_eq!(others.len(), PLATFORMS.len() - 1);

@@ -1,5 +1,7 @@
 //! How the pages of a host look and speak: its settings, read for one answer.
 
+use std::sync::Arc;
+
 use super::apps::{self, App, Button};
 use crate::error::Result;
 use crate::host::Host;
@@ -22,12 +24,12 @@ pub struct Look {
     /// The public base address, without a slash at its end.
     pub base: String,
     /// The apps that it shows, in their order.
-    pub apps: Vec<App>,
+    pub apps: Vec<Arc<App>>,
 }
 
 impl Look {
     /// Reads the settings as they are now; `embedded` are the apps that everybody has.
-    pub fn read(store: &Store, host: &Host, embedded: &[App]) -> Result<Look> {
+    pub fn read(store: &Store, host: &Host, embedded: &[Arc<App>]) -> Result<Look> {
         let mut look = Look {
             host: host.ascii().to_owned(),
             site: host.name().to_owned(),
@@ -50,7 +52,8 @@ impl Look {
                 "privacy-url" => look.privacy = Some(value),
                 "apps" => {
                     // The host's own entries come first, and take the place of ours with the same id.
-                    let mut own = apps::read(&value).unwrap_or_default();
+                    let own = apps::read(&value).unwrap_or_default();
+                    let mut own: Vec<Arc<App>> = own.into_iter().map(Arc::new).collect();
                     look.apps.retain(|app| own.iter().all(|own| own.id != app.id));
                     own.append(&mut look.apps);
                     look.apps = own;
@@ -63,7 +66,7 @@ impl Look {
         }
         look.css.push_str(&style);
         if let Some(url) = web_client {
-            look.apps.push(web_app(&look.site, url));
+            look.apps.push(Arc::new(web_app(&look.site, url)));
         }
         // Ids that there are not must not leave a guest without any app.
         let show = show.filter(|show: &Vec<String>| look.apps.iter().any(|app| show.contains(&app.id)));

@@ -72,7 +72,7 @@ pub fn is_unprepared(conn: &Connection) -> Result<bool> {
 /// Writes the row of an invite.
 pub fn insert(conn: &Connection, invite: &Invite) -> Result<()> {
     let wish = &invite.wish;
-    let name = wish.username.as_ref().map(|name| name.as_str()).unwrap_or_default();
+    let name = wish.username().unwrap_or_default();
     // Whose contact the guest becomes, and the name that the account must have.
     let (kind, inviter, account_name) = match wish.kind {
         Kind::Account => ("A", "", name),

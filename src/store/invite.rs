@@ -122,10 +122,16 @@ pub enum Revoked {
 const COLUMNS: &str = "number, token, host, kind, username, roles, groups, note, source, created_at, expires_at, uses, \
                        uses_left, state, ended_at, raw, opened, app";
 
+/// Names as they are stored: a line each, none where there are none.
+fn to_lines(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join("\n"))
+}
+
+fn from_lines(text: Option<String>) -> Vec<String> {
+    text.map(|text| text.split('\n').map(str::to_owned).collect()).unwrap_or_default()
+}
+
 fn read(row: &Row) -> rusqlite::Result<InviteRow> {
-    let lines = |text: Option<String>| -> Vec<String> {
-        text.map(|text| text.split('\n').map(str::to_owned).collect()).unwrap_or_default()
-    };
     let kind: String = row.get(3)?;
     let state: String = row.get(13)?;
     let stored_state = [State::Used, State::Revoked, State::Expired].into_iter().find(|found| found.word() == state);
@@ -135,8 +141,8 @@ fn read(row: &Row) -> rusqlite::Result<InviteRow> {
         host: row.get(2)?,
         kind: Kind::from_word(&kind).unwrap_or(Kind::Account),
         username: row.get(4)?,
-        roles: lines(row.get(5)?),
-        groups: lines(row.get(6)?),
+        roles: from_lines(row.get(5)?),
+        groups: from_lines(row.get(6)?),
         note: row.get(7)?,
         source: row.get(8)?,
         created_at: row.get(9)?,
@@ -239,14 +245,13 @@ impl Tx<'_> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
         )?;
         let wish = &invite.wish;
-        let lines = |names: &[String]| (!names.is_empty()).then(|| names.join("\n"));
         insert.execute(params![
             invite.token,
             invite.host.name(),
             wish.kind.word(),
-            wish.username.as_ref().map(|name| name.as_str()),
-            lines(&wish.roles),
-            lines(&wish.groups),
+            wish.username(),
+            to_lines(&wish.roles),
+            to_lines(&wish.groups),
             wish.note,
             invite.source,
             invite.created_at,
@@ -325,7 +330,6 @@ impl Tx<'_> {
 
     /// Writes an invite that lay there as Prosody's JSON down in columns.
     pub(super) fn keep_read(&self, invite: &InviteRow) -> Result<()> {
-        let lines = |names: &[String]| (!names.is_empty()).then(|| names.join("\n"));
         let mut update = self.conn.prepare_cached(
             "UPDATE invited_invite SET kind = ?2, username = ?3, roles = ?4, groups = ?5, note = ?6, source = ?7,
                     created_at = ?8, expires_at = ?9, raw = NULL
@@ -335,8 +339,8 @@ impl Tx<'_> {
             invite.number,
             invite.kind.word(),
             invite.username,
-            lines(&invite.roles),
-            lines(&invite.groups),
+            to_lines(&invite.roles),
+            to_lines(&invite.groups),
             invite.note,
             invite.source,
             invite.created_at,

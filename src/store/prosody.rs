@@ -37,7 +37,7 @@ impl Rows {
             r#"INSERT INTO "prosody" ("host", "user", "store", "key", "type", "value")
                VALUES (?1, ?2, 'invite_token', ?3, ?4, ?5)"#,
         )?;
-        let username = invite.wish.username.as_ref().map(|name| name.as_str()).unwrap_or_default();
+        let username = invite.wish.username().unwrap_or_default();
         insert.execute(params![invite.host.name(), "", invite.token, "json", self.host])?;
         if let Some(value) = &self.user {
             insert.execute(params![invite.host.name(), username, invite.token, "number", value])?;
@@ -54,7 +54,7 @@ fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: Opti
         Kind::Account | Kind::Reset => "register",
         Kind::Contact | Kind::AccountAndContact => "roster",
     };
-    let username = wish.username.as_ref().map(|name| name.as_str());
+    let username = wish.username();
     let mut data = json!({ "source": invite.source });
     if wish.kind == Kind::Reset {
         data["allow_reset"] = json!(username);

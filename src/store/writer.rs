@@ -8,12 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
 
 use rusqlite::TransactionBehavior;
 
 use super::{Store, Tx, sync_wal};
 use crate::error::{Error, Kind, Result};
+use crate::thread::spawn;
+
+/// The stack of the two threads, in bytes: SQLite wants some.
+const STACK: usize = 1024 * 1024;
 
 /// The most jobs of one transaction, so that the write lock stays short.
 const BATCH: usize = 128;
@@ -54,7 +57,7 @@ impl Writer {
             Ok(())
         }))?;
         let checkpoint = start_checkpointer(store.another()?)?;
-        spawn("writer", move || run(store, &jobs, &pages, &checkpoint))?;
+        spawn("writer", STACK, move || run(store, &jobs, &pages, &checkpoint))?;
         Ok(Writer { queue })
     }
 
@@ -171,19 +174,11 @@ fn start_checkpointer(store: Store) -> Result<Checkpointer> {
     let (wake, wakes) = sync_channel(1);
     let state = Arc::new(AtomicU8::new(IDLE));
     let shared = Arc::clone(&state);
-    spawn("checkpoint", move || {
+    spawn("checkpoint", STACK, move || {
         while wakes.recv().is_ok() {
             store.checkpoint();
             shared.store(COPIED, Ordering::Release);
         }
     })?;
     Ok(Checkpointer { wake, state })
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
-    Ok(())
 }
