@@ -20,7 +20,7 @@ use apps::App;
 use lang::{Catalogue, Languages};
 use look::Look;
 
-pub use guest::{get, home, invite, logo, setup};
+pub use guest::{Visit, get, home, invite, logo, setup};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";

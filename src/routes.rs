@@ -8,7 +8,7 @@ use crate::api::{self, Key};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request, Response};
 use crate::limit::Limiter;
-use crate::page::{self, Pages};
+use crate::page::{self, Pages, Visit};
 use crate::store::{Store, Writer};
 use crate::views::Views;
 
@@ -31,7 +31,7 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
         ("GET" | "HEAD", "/") => Ok(page::home(pages, request)),
         ("GET" | "HEAD", "/favicon.ico") => Ok(page::assets::favicon()),
         ("GET" | "HEAD", "/robots.txt") => Ok(page::assets::robots()),
-        ("GET" | "HEAD", "/invite") => page::invite(pages, store, &app.views, &app.limiter, request, now),
+        ("GET" | "HEAD", "/invite") => page::invite(&visit(app, store, request, now)),
         ("GET" | "HEAD", "/invite/card.png") => Ok(page::assets::card()),
         ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, store, request, path, now),
         (_, "/invite") => {
@@ -50,18 +50,21 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     answer
 }
 
+fn visit<'a>(app: &'a App, store: &'a Store, request: &'a Request, now: i64) -> Visit<'a> {
+    Visit { pages: &app.pages, store, views: &app.views, limiter: &app.limiter, request, now }
+}
+
 /// The addresses below `/invite/`.
 fn answer_invite(app: &App, store: &Store, request: &Request, path: &str, now: i64) -> Result<Answer> {
-    let (pages, views, limiter) = (&app.pages, &app.views, &app.limiter);
     if let Some(id) = path.strip_prefix("/invite/setup/") {
-        return page::setup(pages, store, views, limiter, request, id, now);
+        return page::setup(&visit(app, store, request, now), id);
     }
     if let Some(rest) = path.strip_prefix("/invite/get/") {
-        return page::get(pages, store, views, limiter, request, rest, now);
+        return page::get(&visit(app, store, request, now), rest);
     }
     match path.strip_prefix("/invite/logo/") {
-        Some(host) => page::logo(pages, store, request, host),
-        None => Ok(nothing_here(pages, request)),
+        Some(host) => page::logo(&app.pages, store, request, host),
+        None => Ok(nothing_here(&app.pages, request)),
     }
 }
 

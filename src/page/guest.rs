@@ -18,6 +18,29 @@ use crate::qr;
 use crate::store::{InviteRow, State, Store};
 use crate::views::Views;
 
+/// A request of a guest, with all that it takes to answer it.
+pub struct Visit<'a> {
+    /// Templates, texts and apps.
+    pub pages: &'a Pages,
+    /// For reading.
+    pub store: &'a Store,
+    /// Where it is counted.
+    pub views: &'a Views,
+    /// Who tried too many tokens.
+    pub limiter: &'a Limiter,
+    /// The request itself.
+    pub request: &'a Request,
+    /// Unix seconds.
+    pub now: i64,
+}
+
+impl Visit<'_> {
+    /// Whether it is a guest who looks, rather than a program that checks or previews the link.
+    fn counts(&self) -> bool {
+        self.request.method == "GET" && !apps::is_preview_bot(self.request)
+    }
+}
+
 /// A pending invite, and all that its pages need.
 struct Found {
     token: String,
@@ -31,20 +54,14 @@ struct Found {
 ///
 /// A good invite is announced in a `Link` header too: Conversations reads it after scanning the page's address as a QR code.
 /// 404 where there is no such invite, 410 where it has ended.
-pub fn invite(
-    pages: &Pages,
-    store: &Store,
-    views: &Views,
-    limiter: &Limiter,
-    request: &Request,
-    now: i64,
-) -> Result<Answer> {
+pub fn invite(visit: &Visit) -> Result<Answer> {
+    let Visit { pages, views, request, .. } = *visit;
     let language = pages.language(request);
-    let found = match find(pages, store, limiter, request, "", now)? {
+    let found = match find(visit, "")? {
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
-    if request.method == "GET" && !apps::is_preview_bot(request) {
+    if visit.counts() {
         views.opened(&found.token);
     }
     let (look, invite) = (&found.look, &found.invite);
@@ -72,7 +89,7 @@ pub fn invite(
         },
         token => &found.token, uri => &found.uri, url => &found.url,
         qr => context! { size, path },
-        ends => ends(language, invite.expires_at - now),
+        ends => ends(language, invite.expires_at - visit.now),
     };
     let scene = Scene { language, look: Some(look), root: "" };
     let page = pages.page(&scene, "invite.html", &text(&format!("title.{kind}")), values)?;
@@ -85,17 +102,10 @@ pub fn invite(
 }
 
 /// `GET /invite/setup/APP?TOKEN`: install this app, come back, accept.
-pub fn setup(
-    pages: &Pages,
-    store: &Store,
-    views: &Views,
-    limiter: &Limiter,
-    request: &Request,
-    id: &str,
-    now: i64,
-) -> Result<Answer> {
+pub fn setup(visit: &Visit, id: &str) -> Result<Answer> {
+    let Visit { pages, views, request, .. } = *visit;
     let language = pages.language(request);
-    let found = match find(pages, store, limiter, request, "../../", now)? {
+    let found = match find(visit, "../../")? {
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
@@ -103,7 +113,7 @@ pub fn setup(
     let Some(app) = found.look.apps.iter().find(|app| app.id == id) else {
         return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
-    if request.method == "GET" && !apps::is_preview_bot(request) {
+    if visit.counts() {
         views.chose(&found.token, &app.id);
     }
     let title = language.text("setup.title", &[("site", &found.look.site), ("app", &app.name)]);
@@ -116,16 +126,9 @@ pub fn setup(
 }
 
 /// `GET /invite/get/APP/NUMBER?TOKEN`: on to the place where the app is to be had; the invite goes along where it can.
-pub fn get(
-    pages: &Pages,
-    store: &Store,
-    views: &Views,
-    limiter: &Limiter,
-    request: &Request,
-    path: &str,
-    now: i64,
-) -> Result<Answer> {
-    let found = match find(pages, store, limiter, request, "../../../", now)? {
+pub fn get(visit: &Visit, path: &str) -> Result<Answer> {
+    let Visit { pages, views, request, .. } = *visit;
+    let found = match find(visit, "../../../")? {
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
@@ -136,7 +139,7 @@ pub fn get(
     let (Some(app), Some(button)) = (app, button) else {
         return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
-    if request.method == "GET" && !apps::is_preview_bot(request) {
+    if visit.counts() {
         views.chose(&found.token, &app.id);
     }
     let to = match &button.magic_link_format {
@@ -174,14 +177,8 @@ pub fn home(pages: &Pages, request: &Request) -> Answer {
 }
 
 /// The pending invite of a request, or the answer where there is none.
-fn find(
-    pages: &Pages,
-    store: &Store,
-    limiter: &Limiter,
-    request: &Request,
-    root: &'static str,
-    now: i64,
-) -> Result<std::result::Result<Found, Answer>> {
+fn find(visit: &Visit, root: &'static str) -> Result<std::result::Result<Found, Answer>> {
+    let Visit { pages, store, limiter, request, now, .. } = *visit;
     let language = pages.language(request);
     let text = |key: &str| language.text(key, &[]);
     let nowhere = Scene { language, look: None, root };
