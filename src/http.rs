@@ -49,6 +49,17 @@ impl Request {
             .map(|(_, value)| value.into_owned())
     }
 
+    /// The media type of the body in lower case, without parameters; empty if there is none.
+    pub fn media_type(&self) -> String {
+        let value = self.header("content-type").unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// The decoded pairs of a body that is a form.
+    pub fn form(&self) -> Vec<(String, String)> {
+        parse(&self.body).into_owned().collect()
+    }
+
     /// Whether a program asks that would rather have JSON: it says so, or it sent JSON and says nothing else.
     pub fn wants_json(&self) -> bool {
         let is_json =

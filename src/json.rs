@@ -50,6 +50,11 @@ pub fn key(key: &KeyRow) -> Json {
     })
 }
 
+/// A new user.
+pub fn registered(address: &str) -> Json {
+    json!({ "jid": address })
+}
+
 /// A page of a list, and where the next one begins.
 pub fn page(invites: Vec<Json>, next: Option<&str>) -> Json {
     json!({ "invites": invites, "next": next })

@@ -20,6 +20,7 @@ mod lua;
 mod page;
 mod qr;
 mod random;
+mod register;
 mod routes;
 mod server;
 mod settings;
@@ -27,6 +28,7 @@ mod store;
 mod thread;
 mod user;
 mod views;
+mod xmpp;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 
 pub mod apps;
 pub mod assets;
+mod form;
 mod guest;
 pub mod lang;
 mod look;
@@ -20,12 +21,16 @@ use apps::App;
 use lang::{Catalogue, Languages};
 use look::Look;
 
-pub use guest::{Visit, get, home, invite, logo, setup};
+pub use form::{Form, Wrong, done, form, notice};
+pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, setup};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";
 
 const CSS: &str = include_str!("page/style.css");
+
+/// The one script that there is: it lets guests see the password that they type. All works without it.
+const SCRIPT: &str = include_str!("page/form.js");
 
 /// The templates, texts and apps, read once at the start.
 pub struct Pages {
@@ -33,6 +38,7 @@ pub struct Pages {
     languages: Languages,
     apps: Vec<Arc<App>>,
     css_hash: String,
+    script_hash: String,
 }
 
 /// Where a page is, seen from which its links lead on, and in which language it speaks.
@@ -52,9 +58,12 @@ impl Pages {
         for (name, source) in [
             ("base.html", include_str!("page/base.html")),
             ("card.html", include_str!("page/card.html")),
+            ("done.html", include_str!("page/done.html")),
+            ("form.html", include_str!("page/form.html")),
             ("invite.html", include_str!("page/invite.html")),
             ("message.html", include_str!("page/message.html")),
             ("setup.html", include_str!("page/setup.html")),
+            ("tile.html", include_str!("page/tile.html")),
         ] {
             templates.add_template(name, source).map_err(|error| broken(name, &error))?;
         }
@@ -62,7 +71,8 @@ impl Pages {
             templates,
             languages: Languages::load(),
             apps: apps::embedded().into_iter().map(Arc::new).collect(),
-            css_hash: style_hash(CSS),
+            css_hash: hash(CSS),
+            script_hash: hash(SCRIPT),
         })
     }
 
@@ -102,12 +112,21 @@ impl Pages {
         page.map_err(|error| broken(name, &error))
     }
 
-    /// Headers for every page: nothing from elsewhere, no script, no frame around it, no trace of the address that holds the
-    /// token.
+    /// Headers for every page: nothing from elsewhere, no script, no form, no frame around it, no trace of the address that
+    /// holds the token.
     fn respond(&self, scene: &Scene, status: u16, page: String) -> Response {
-        let own = scene.look.filter(|look| !look.css.is_empty()).map(|look| format!(" '{}'", style_hash(&look.css)));
+        self.respond_with(scene, status, page, "form-action 'none'")
+    }
+
+    /// The same for a page with a form and our one script.
+    fn respond_form(&self, scene: &Scene, status: u16, page: String) -> Response {
+        self.respond_with(scene, status, page, &format!("form-action 'self'; script-src '{}'", self.script_hash))
+    }
+
+    fn respond_with(&self, scene: &Scene, status: u16, page: String, more: &str) -> Response {
+        let own = scene.look.filter(|look| !look.css.is_empty()).map(|look| format!(" '{}'", hash(&look.css)));
         let policy = format!(
-            "default-src 'none'; style-src '{}'{}; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "default-src 'none'; style-src '{}'{}; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; {more}",
             self.css_hash,
             own.unwrap_or_default()
         );
@@ -124,9 +143,9 @@ impl Pages {
     }
 }
 
-/// A style sheet as a policy names it (Content Security Policy level 3, section 2.3.1).
-fn style_hash(css: &str) -> String {
-    format!("sha256-{}", random::base64(key::Digest::of_bytes(css.as_bytes()).as_bytes()))
+/// A style sheet or script as a policy names it (Content Security Policy level 3, section 2.3.1).
+fn hash(text: &str) -> String {
+    format!("sha256-{}", random::base64(key::Digest::of_bytes(text.as_bytes()).as_bytes()))
 }
 
 fn broken(name: &str, error: &minijinja::Error) -> Error {

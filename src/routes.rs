@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request, Response};
 use crate::limit::Limiter;
 use crate::page::{self, Pages, Visit};
+use crate::register::{self, Desk};
 use crate::store::{Store, Writer};
 use crate::views::Views;
 
@@ -22,6 +23,8 @@ pub struct App {
     pub views: Arc<Views>,
     /// Who tried too many tokens.
     pub limiter: Limiter,
+    /// Who registers.
+    pub desk: Desk,
 }
 
 /// Answers one request. `store` is the caller's own connection, for reading; `now` is in Unix seconds.
@@ -34,11 +37,10 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
         ("GET" | "HEAD", "/invite") => page::invite(&visit(app, store, request, now)),
         ("GET" | "HEAD", "/invite/card.png") => Ok(page::assets::card()),
         ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, store, request, path, now),
-        (_, "/invite") => {
-            let text = "This page can only be looked at.";
-            let response = api::error(pages, request, 405, "Method not allowed", "method", text, None);
-            Ok(Answer::new("method", response.with("Allow", "GET, HEAD")))
-        }
+        ("GET" | "HEAD", "/register") => register::form(&visit(app, store, request, now)),
+        ("POST", "/register") => register::submit(&visit(app, store, request, now), &app.writer, &app.desk),
+        (_, "/register") => Ok(method(pages, request, "GET, HEAD, POST", "There is a form here.")),
+        (_, "/invite") => Ok(method(pages, request, "GET, HEAD", "This page can only be looked at.")),
         (_, "/invites_api") => answer_api(app, store, request, now),
         (_, path) if path.starts_with("/invites_api/") => answer_api(app, store, request, now),
         _ => Ok(nothing_here(pages, request)),
@@ -95,6 +97,11 @@ fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<A
         }
         _ => Ok(nothing_here(pages, request)),
     }
+}
+
+fn method(pages: &Pages, request: &Request, allowed: &'static str, text: &str) -> Answer {
+    let response = api::error(pages, request, 405, "Method not allowed", "method", text, None);
+    Answer::new("method", response.with("Allow", allowed))
 }
 
 fn nothing_here(pages: &Pages, request: &Request) -> Answer {

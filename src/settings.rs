@@ -6,6 +6,7 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::page::{apps, assets};
+use crate::xmpp::Address;
 use crate::{duration, invite};
 
 /// A setting that a host can have.
@@ -78,6 +79,21 @@ pub const SETTINGS: &[Setting] = &[
         value: Value::Text(check_ids),
     },
     Setting { name: "apps-hide", help: "ids of apps not to show, with commas", value: Value::Text(check_ids) },
+    Setting {
+        name: "register",
+        help: "whether accounts can be made in the browser: on (default) or off",
+        value: Value::Text(check_register),
+    },
+    Setting {
+        name: "password-min",
+        help: "how many characters a password made in the browser needs (default 10)",
+        value: Value::Text(check_password_min),
+    },
+    Setting {
+        name: "xmpp",
+        help: "[tls:]HOST:PORT at which the XMPP server takes clients (default 127.0.0.1:5222)",
+        value: Value::Text(check_xmpp),
+    },
     Setting {
         name: "server",
         help: "the XMPP server that reads the file: prosody (default) or ejabberd",
@@ -202,6 +218,22 @@ fn check_server(text: &str) -> Checked {
     }
 }
 
+fn check_register(text: &str) -> Checked {
+    match text {
+        "on" | "off" => Ok(text.to_owned()),
+        _ => Err("there are on and off".to_owned()),
+    }
+}
+
+fn check_password_min(text: &str) -> Checked {
+    let number = text.parse().ok().filter(|number| (1..=128).contains(number));
+    number.map(|number: u32| number.to_string()).ok_or_else(|| "it must be a number from 1 to 128".to_owned())
+}
+
+fn check_xmpp(text: &str) -> Checked {
+    Address::parse(text).map(|address| address.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +295,9 @@ mod tests {
                 &["", "example.com", "javascript:alert(1)", "https://", "https://a b"],
             ),
             (check_ids, &["conversations, monal-macos"], &["", "a,,b", "A", "a b"]),
+            (check_register, &["on", "off"], &["", "yes", "ON"]),
+            (check_password_min, &["1", "12", "128"], &["", "0", "129", "-1", "ten"]),
+            (check_xmpp, &["127.0.0.1:5222", "tls:xmpp.example.com:443", "[::1]:5222"], &["", "example.com", ":5222"]),
             (check_server, &["prosody", "ejabberd"], &["", "Prosody", "openfire"]),
         ] {
             for text in good {

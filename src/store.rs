@@ -9,6 +9,7 @@
 //! has gone. And the database and `-shm` files are never opened by hand while a connection is open: closing such a
 //! descriptor would drop this process's locks on them (POSIX, fcntl).
 
+mod claim;
 mod ejabberd;
 mod import;
 mod invite;
@@ -30,6 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::invite::{Invite, Server};
 
+pub use claim::Claimed;
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
@@ -39,7 +41,8 @@ pub use writer::Writer;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each step from one schema version to the next, the first one making version 1. Only ever appended to.
-const MIGRATIONS: &[&str] = &[include_str!("store/schema.sql"), include_str!("store/schema-2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("store/schema.sql"), include_str!("store/schema-2.sql"), include_str!("store/schema-3.sql")];
 
 /// One connection to the file.
 pub struct Store {

@@ -1,6 +1,6 @@
-//! A user name on an XMPP host, prepared as the servers prepare it.
+//! A user name on an XMPP host and a password, prepared as the servers prepare them.
 //!
-//! The only file that names stringprep; knows nothing of what a name is used for.
+//! The only file that names stringprep; knows nothing of what they are used for.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The part of an XMPP address before the `@` (RFC 7622 section 3.3), in the form in which servers store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Username(String);
+
+/// The longest name of a file, less the `.dat` and what stands there while it is written.
+const NAME_IN_FILE_MAX: usize = 240;
 
 impl Username {
     /// Prepares a name as typed with nodeprep (RFC 6122 appendix A), which both servers use: `Ana` becomes `ana`.
@@ -29,6 +32,13 @@ impl Username {
         }
     }
 
+    /// Whether it is longer than servers can take in practice: Prosody keeps accounts in files of their names, in which all
+    /// but ASCII letters and digits take three bytes.
+    pub fn is_too_long(&self) -> bool {
+        let bytes = self.0.bytes().map(|byte| if byte.is_ascii_alphanumeric() { 1 } else { 3 });
+        bytes.sum::<usize>() > NAME_IN_FILE_MAX
+    }
+
     /// The prepared name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -38,6 +48,26 @@ impl Username {
 impl fmt::Display for Username {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The password of an XMPP account. It does not print itself.
+pub struct Password(String);
+
+/// The longest password, in bytes, which is that of every part of an XMPP address.
+pub const PASSWORD_MAX: usize = 1023;
+
+impl Password {
+    /// Prepares a password as typed with SASLprep (RFC 4013), as apps do when they log in; none if it has a character that
+    /// this forbids, or that was not in Unicode yet when it was written (such as an emoji), or if it is empty or too long.
+    pub fn parse(text: &str) -> Option<Password> {
+        let prepared = stringprep::saslprep(text).ok()?.into_owned();
+        (1..=PASSWORD_MAX).contains(&prepared.len()).then_some(Password(prepared))
+    }
+
+    /// The prepared password.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -70,6 +100,17 @@ mod tests {
             &long,
         ] {
             assert!(Username::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn passwords_are_prepared_as_apps_do() {
+        let prepared = |text: &str| Password::parse(text).map(|password| password.as_str().to_owned());
+        assert_eq!(prepared("Correct horse"), Some("Correct horse".to_owned()));
+        assert_eq!(prepared("p\u{a0}q"), Some("p q".to_owned()));
+        assert_eq!(prepared("e\u{301}\u{fb01}"), Some("\u{e9}fi".to_owned()));
+        for bad in ["", "a\tb", "a\0b", "a\u{fffd}", "\u{1f600}", &"x".repeat(1_024)] {
+            assert_eq!(prepared(bad), None, "{bad:?}");
         }
     }
 }

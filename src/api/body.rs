@@ -1,7 +1,5 @@
 //! The body of a `POST`: a JSON object or a form, read into a wish field by field.
 
-use form_urlencoded::parse;
-
 use crate::duration::{self, LONGEST_SECS};
 use crate::http::Request;
 use crate::invite::{Kind, Unreasonable, Wish};
@@ -32,17 +30,15 @@ impl From<Unreasonable> for BadBody {
 
 /// Reads what the body asks for. No body at all asks for an account with a free name.
 pub fn wish(request: &Request) -> Result<Wish, BadBody> {
-    let media_type = request.header("content-type").unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if request.body.is_empty() {
         return Ok(Wish::account());
     }
-    let fields = match media_type.as_str() {
+    let fields = match request.media_type().as_str() {
         "application/json" => {
             let text = std::str::from_utf8(&request.body).ok().and_then(json::fields);
             text.ok_or(BadBody::Malformed("the body is not a JSON object"))?
         }
-        "application/x-www-form-urlencoded" => form(&request.body)?,
+        "application/x-www-form-urlencoded" => form(request)?,
         _ => return Err(BadBody::MediaType),
     };
     let mut wish = Wish::account();
@@ -86,10 +82,9 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
 }
 
 /// The fields of a form; `roles` and `groups` may be there more than once.
-fn form(body: &[u8]) -> Result<Vec<(String, Field)>, BadBody> {
+fn form(request: &Request) -> Result<Vec<(String, Field)>, BadBody> {
     let mut fields: Vec<(String, Field)> = Vec::new();
-    for (name, value) in parse(body) {
-        let (name, value) = (name.into_owned(), value.into_owned());
+    for (name, value) in request.form() {
         // Each is looked for among those before it; there are far fewer fields than this.
         if fields.len() > 16 {
             return Err(BadBody::Malformed("the form has too many fields"));

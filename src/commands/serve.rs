@@ -18,6 +18,7 @@ use crate::invite::Allow;
 use crate::limit::Limiter;
 use crate::log;
 use crate::page::Pages;
+use crate::register::Desk;
 use crate::routes::App;
 use crate::server::{self, PrivateFolder};
 use crate::store::{KeyLimits, Store, Writer};
@@ -70,6 +71,8 @@ pub fn serve(
         writer: writer.clone(),
         views: Arc::clone(&views),
         limiter: Limiter::new(trust_proxy),
+        // The other workers are for everybody else, however long the XMPP server takes.
+        desk: Desk::new(server::WORKERS - 4),
     };
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;

@@ -9,6 +9,9 @@ use crate::json;
 /// Every platform, in the order in which they are shown.
 pub const PLATFORMS: [&str; 7] = ["android", "ios", "macos", "windows", "linux", "haiku", "web"];
 
+/// The id of the host's own web client, see the setting `web-client`.
+pub const WEB_CLIENT: &str = "web-client";
+
 const EMBEDDED: &str = include_str!("apps.json");
 
 /// An app.
@@ -28,6 +31,8 @@ pub struct App {
     pub link: String,
     /// Where to get it.
     pub buttons: Vec<Button>,
+    /// An address at which a new user can log in; `{jid}`, `{username}` and `{host}` stand for the parts of the user's own.
+    pub login_link_format: Option<String>,
 }
 
 /// One place to get an app from.
@@ -70,7 +75,7 @@ pub fn read(text: &str) -> Result<Vec<App>, String> {
 
 fn read_app(value: &json::Json) -> Result<App, String> {
     let object = value.as_object().ok_or("it must be an object")?;
-    let known = ["id", "name", "colour", "platforms", "preauth", "link", "buttons"];
+    let known = ["id", "name", "colour", "platforms", "preauth", "link", "buttons", "login_link_format"];
     if let Some(unknown) = object.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(format!("there is no field '{}' (there are {})", unknown.escape_debug(), known.join(", ")));
     }
@@ -110,6 +115,10 @@ fn read_app(value: &json::Json) -> Result<App, String> {
         preauth,
         link: web_address(value["link"].as_str(), "link")?,
         buttons: buttons.collect::<Result<_, String>>()?,
+        login_link_format: match &value["login_link_format"] {
+            json::Json::Null => None,
+            format => Some(web_address(format.as_str(), "login_link_format")?),
+        },
     })
 }
 

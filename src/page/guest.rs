@@ -35,17 +35,25 @@ pub struct Visit<'a> {
 }
 
 impl Visit<'_> {
+    /// The texts in the language that the guest likes best.
+    pub fn language(&self) -> &Arc<Catalogue> {
+        self.pages.language(self.request)
+    }
+
     /// Whether it is a guest who looks, rather than a program that checks or previews the link.
-    fn counts(&self) -> bool {
+    pub fn counts(&self) -> bool {
         self.request.method == "GET" && !apps::is_preview_bot(self.request)
     }
 }
 
 /// A pending invite, and all that its pages need.
-struct Found {
-    token: String,
-    invite: InviteRow,
-    look: Look,
+pub struct Found {
+    /// Its token.
+    pub token: String,
+    /// The invite.
+    pub invite: InviteRow,
+    /// How the pages of its host look.
+    pub look: Look,
     uri: String,
     url: String,
 }
@@ -79,8 +87,9 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
     // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
     let picture = format!("{}/invite/card.png", look.base);
     let values = context! {
-        kind, lead, here, others, picture, name, needs_phone => elsewhere.is_some(),
+        kind, lead, here, others, picture, name, needs_phone => elsewhere.is_some(), makes => makes(&found),
         hint => match elsewhere {
+            Some(_) if makes(&found) => text(make_text(invite)),
             Some(platform) => {
                 let platform = language.text(&format!("platform.{platform}"), &[]);
                 language.text("accept.hint-phone", &[("platform", &platform), ("host", &invite.host)])
@@ -118,7 +127,7 @@ pub fn setup(visit: &Visit, id: &str) -> Result<Answer> {
     }
     let title = language.text("setup.title", &[("site", &found.look.site), ("app", &app.name)]);
     let values = context! {
-        app => show(app), host => &found.invite.host, kind => found.invite.kind.word(),
+        app => show(app), host => &found.invite.host, kind => found.invite.kind.word(), makes => makes(&found),
         hint => hint(language, &found.invite), token => &found.token, uri => &found.uri,
     };
     let page = pages.page(&scene, "setup.html", &title, values)?;
@@ -176,40 +185,98 @@ pub fn home(pages: &Pages, request: &Request) -> Answer {
     Answer::new("home", pages.notice(&scene, 200, &text("home.title"), &text("home.text")))
 }
 
-/// The pending invite of a request, or the answer where there is none.
+/// Why there is no pending invite to show.
+pub enum Missing {
+    /// No token came with the request.
+    NoToken,
+    /// This client has tried too many; it has to wait for this many seconds.
+    Limit(i64),
+    /// Nobody knows the token.
+    Unknown,
+    /// The invite has ended.
+    Ended(State, Box<Look>),
+}
+
+impl Missing {
+    /// The status of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Missing::NoToken | Missing::Unknown => 404,
+            Missing::Limit(_) => 429,
+            Missing::Ended(..) => 410,
+        }
+    }
+
+    /// The word for the log and for programs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Missing::NoToken => "token-missing",
+            Missing::Limit(_) => "token-limit",
+            Missing::Unknown => "token-unknown",
+            Missing::Ended(State::Revoked, _) => "token-revoked",
+            Missing::Ended(State::Expired, _) => "token-expired",
+            Missing::Ended(..) => "token-used",
+        }
+    }
+
+    /// Title and text for people.
+    pub fn texts(&self, language: &Catalogue) -> (String, String) {
+        let name = match self {
+            Missing::NoToken | Missing::Unknown => "unknown",
+            // The invite may be a good one: whoever shares an address with someone who tries must not hear otherwise.
+            Missing::Limit(_) => "limit",
+            Missing::Ended(State::Revoked, _) => "ended.revoked",
+            Missing::Ended(State::Expired, _) => "ended.expired",
+            Missing::Ended(..) => "ended.used",
+        };
+        (language.text(&format!("{name}.title"), &[]), language.text(&format!("{name}.text"), &[]))
+    }
+
+    /// The page that says so, seen from `root`.
+    pub fn page(&self, visit: &Visit, root: &'static str) -> Answer {
+        let language = visit.pages.language(visit.request);
+        let look = if let Missing::Ended(_, look) = self { Some(&**look) } else { None };
+        let (title, text) = self.texts(language);
+        let response = visit.pages.notice(&Scene { language, look, root }, self.status(), &title, &text);
+        let response = match self {
+            Missing::Limit(seconds) => response.with("Retry-After", seconds.to_string()),
+            _ => response,
+        };
+        Answer::new(self.reason(), response)
+    }
+}
+
+/// The pending invite of a page's address, or the answer where there is none.
 fn find(visit: &Visit, root: &'static str) -> Result<std::result::Result<Found, Answer>> {
+    let found = look_up(visit, token(visit.request).as_deref())?;
+    Ok(found.map_err(|missing| missing.page(visit, root)))
+}
+
+/// The pending invite with this token, or why there is none.
+pub fn look_up(visit: &Visit, token: Option<&str>) -> Result<std::result::Result<Found, Missing>> {
+    Ok(look_up_any(visit, token)?.and_then(|found| match found.invite.state(visit.now) {
+        State::Pending => Ok(found),
+        ended => Err(Missing::Ended(ended, Box::new(found.look))),
+    }))
+}
+
+/// The invite with this token, pending or not. Counts the tries of each client.
+pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Result<Found, Missing>> {
     let Visit { pages, store, limiter, request, now, .. } = *visit;
-    let language = pages.language(request);
-    let text = |key: &str| language.text(key, &[]);
-    let nowhere = Scene { language, look: None, root };
-    let unknown = || pages.notice(&nowhere, 404, &text("unknown.title"), &text("unknown.text"));
-    let Some(token) = token(request) else {
-        return Ok(Err(Answer::new("token-missing", unknown())));
+    let Some(token) = token else {
+        return Ok(Err(Missing::NoToken));
     };
     if let Some(seconds) = limiter.wait_secs(request, now) {
-        // The invite may be a good one: whoever shares an address with someone who tries must not hear otherwise.
-        let response = pages.notice(&nowhere, 429, &text("limit.title"), &text("limit.text"));
-        return Ok(Err(Answer::new("token-limit", response.with("Retry-After", seconds.to_string()))));
+        return Ok(Err(Missing::Limit(seconds)));
     }
-    let Some(invite) = store.invite(&token)? else {
+    let Some(invite) = store.invite(token)? else {
         limiter.strike(request, now);
-        return Ok(Err(Answer::new("token-unknown", unknown())));
+        return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;
     let look = Look::read(store, &host, &pages.apps)?;
-    let ended = match invite.state(now) {
-        State::Pending => None,
-        State::Used => Some(("token-used", "used")),
-        State::Revoked => Some(("token-revoked", "revoked")),
-        State::Expired => Some(("token-expired", "expired")),
-    };
-    if let Some((reason, word)) = ended {
-        let scene = Scene { language, look: Some(&look), root };
-        let (title, text) = (text(&format!("ended.{word}.title")), text(&format!("ended.{word}.text")));
-        return Ok(Err(Answer::new(reason, pages.notice(&scene, 410, &title, &text))));
-    }
     let (uri, url) = addresses(&HostSettings::read(store, &host)?, &invite)?;
-    Ok(Ok(Found { token, invite, look, uri, url }))
+    Ok(Ok(Found { token: token.to_owned(), invite, look, uri, url }))
 }
 
 /// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it.
@@ -222,6 +289,19 @@ fn token(request: &Request) -> Option<String> {
 fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
     let text = |key| scene.language.text(key, &[]);
     pages.notice(scene, 404, &text("unknown-app.title"), &text("unknown-app.text"))
+}
+
+/// Whether the guest can make the account, or set the password, in the browser.
+fn makes(found: &Found) -> bool {
+    found.look.register && found.invite.kind != Kind::Contact
+}
+
+/// The name of the text that says how to make the account in the browser.
+fn make_text(invite: &InviteRow) -> &'static str {
+    match (invite.kind, &invite.username) {
+        (Kind::Account, Some(_)) => "make.text-name",
+        _ => "make.text",
+    }
 }
 
 fn hint(language: &Catalogue, invite: &InviteRow) -> String {
@@ -252,20 +332,24 @@ fn needs_phone(apps: &[Arc<App>], platform: &str, kind: Kind) -> bool {
 }
 
 /// The apps for this platform, and those for the others by platform.
-fn groups(apps: &[Arc<App>], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
-    let group = |platform: &str| {
-        let fitting: Vec<Value> =
-            apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).map(|app| show(app)).collect();
-        (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
-    };
-    let mine = here.and_then(group);
+pub fn groups(apps: &[Arc<App>], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
+    let mine = here.and_then(|platform| group(apps, platform));
     let rest = PLATFORMS.iter().filter(|platform| mine.is_none() || Some(**platform) != here);
-    let others = rest.filter_map(|platform| group(platform)).collect();
+    let others = rest.filter_map(|platform| group(apps, platform)).collect();
     (mine, others)
 }
 
-fn show(app: &App) -> Value {
-    let buttons: Vec<Value> = app.buttons.iter().map(|button| context! { text => &button.text }).collect();
+/// The apps for a platform; none if there are none.
+fn group(apps: &[Arc<App>], platform: &str) -> Option<Value> {
+    let fitting: Vec<Value> =
+        apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).map(|app| show(app)).collect();
+    (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
+}
+
+/// What templates show of an app.
+pub fn show(app: &App) -> Value {
+    let buttons = app.buttons.iter().map(|button| context! { text => &button.text, url => &button.url });
+    let buttons: Vec<Value> = buttons.collect();
     context! {
         id => &app.id, name => &app.name, colour => &app.colour, preauth => app.preauth, letters => app.letters(),
         magic => app.buttons.iter().any(|button| button.magic_link_format.is_some()), buttons,

@@ -23,6 +23,8 @@ pub struct Look {
     pub privacy: Option<String>,
     /// The public base address, without a slash at its end.
     pub base: String,
+    /// Whether accounts can be made in the browser.
+    pub register: bool,
     /// The apps that it shows, in their order.
     pub apps: Vec<Arc<App>>,
 }
@@ -38,6 +40,7 @@ impl Look {
             terms: None,
             privacy: None,
             base: format!("https://{}", host.ascii()),
+            register: true,
             apps: embedded.to_vec(),
         };
         let (mut style, mut web_client, mut show, mut hide) = (String::new(), None, None, Vec::new());
@@ -58,6 +61,7 @@ impl Look {
                     own.append(&mut look.apps);
                     look.apps = own;
                 }
+                "register" => look.register = value != "off",
                 "web-client" => web_client = Some(value),
                 "apps-show" => show = Some(words(&value)),
                 "apps-hide" => hide = words(&value),
@@ -82,13 +86,14 @@ impl Look {
 /// The host's own web client as an app.
 fn web_app(site: &str, url: String) -> App {
     App {
-        id: "web-client".to_owned(),
+        id: apps::WEB_CLIENT.to_owned(),
         name: site.to_owned(),
         colour: "#455a64".to_owned(),
         platforms: vec!["web".to_owned()],
         preauth: false,
         link: url.clone(),
         buttons: vec![Button { text: site.to_owned(), url, magic_link_format: None }],
+        login_link_format: None,
     }
 }
 

@@ -10,6 +10,9 @@ use crate::harness::{Folder, Server, available, create_key, done};
 
 const HOST: &str = "example.com";
 
+/// A plain one, one with all that can be set, and one where accounts are made in apps alone.
+const HOSTS: [&str; 3] = [HOST, "long.example", "apps.example"];
+
 /// Where `tests/peers/browser.sh` puts what the script needs; none where that or a program is not there.
 fn node_folder() -> Option<PathBuf> {
     let folder = std::env::var_os("INVITED_TEST_NODE").map_or("/var/cache/invited-test/node".into(), PathBuf::from);
@@ -23,9 +26,10 @@ fn node_folder() -> Option<PathBuf> {
 fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
     let db = folder.db();
     let base = format!("http://{}", server.addr);
-    for host in [HOST, "long.example"] {
+    for host in HOSTS {
         done(&db, &["set", host, "url", &base]);
     }
+    done(&db, &["set", "apps.example", "register", "off"]);
     let invite = |host: &str, args: &[&str]| {
         let link = done(&db, &[&["invite", host], args].concat());
         link.trim_end().to_owned()
@@ -58,8 +62,10 @@ fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
     }
     let user = "wwwwwwww".repeat(8);
     let setup = |app: &str| format!("{base}/invite/setup/{app}?{}", token(&account));
+    let register = |link: &str, more: &str| format!("{base}/register?t={}{more}", token(link));
     vec![
         page("account", account.clone(), 200, true),
+        page("account-in-apps", invite("apps.example", &[]), 200, true),
         page("account-name", invite(HOST, &["--user", "bob"]), 200, true),
         page("contact", invite(HOST, &["--contact", "ana"]), 200, true),
         page("account-and-contact", invite(HOST, &["--contact", "ana", "--register"]), 200, true),
@@ -69,6 +75,10 @@ fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
         page("setup", setup("conversations"), 200, false),
         page("setup-by-another", setup("dino"), 200, false),
         page("setup-unknown", setup("unknown"), 404, false),
+        page("register", register(&account, "&c=dino"), 200, false),
+        page("register-name", register(&invite(HOST, &["--user", "bob"]), ""), 200, false),
+        page("register-reset", register(&invite(HOST, &["--reset", &user]), ""), 200, false),
+        page("register-long", register(&invite("long.example", &["--contact", &user, "--register"]), ""), 200, false),
         page("used", used, 410, false),
         page("expired", expired, 410, false),
         page("revoked", revoked, 410, false),
@@ -81,7 +91,7 @@ fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
 fn the_pages_are_good_in_a_browser() {
     let Some(node) = node_folder() else { return };
     let folder = Folder::new();
-    for host in [HOST, "long.example"] {
+    for host in HOSTS {
         create_key(&folder.db(), host);
     }
     let server = Server::start(&folder.db());

@@ -269,6 +269,7 @@ fn the_apps_of_the_device_come_first_and_all_others_are_there_too() {
 #[test]
 fn a_device_whose_apps_cannot_open_invites_is_sent_to_a_phone() {
     let site = Site::start();
+    site.set("register", "off");
     let phone = "Open this page on a phone";
     for args in [&[][..], &["--user", "bob"], &["--contact", "ana", "--register"]] {
         let token = site.invite(args);
@@ -276,6 +277,15 @@ fn a_device_whose_apps_cannot_open_invites_is_sent_to_a_phone() {
             let page = site.page_for(&token, &[("User-Agent", agent)]);
             assert_eq!(page.body.contains(phone), sent, "{args:?} {agent}: {}", page.body);
         }
+    }
+    // Where the account can be made in the browser, no phone is needed.
+    site.unset("register");
+    for (agent, sent) in [(LINUX, true), (WINDOWS, true), (ANDROID, false), (IPHONE, false), (MAC, false)] {
+        let token = site.invite(&[]);
+        let page = site.page_for(&token, &[("User-Agent", agent)]);
+        assert!(!page.body.contains(phone), "{agent}");
+        assert_eq!(page.body.contains("id=\"make\""), sent, "{agent}: {}", page.body);
+        assert!(attributes(&page.body, "href").contains(&format!("register?t={token}")), "{agent}: {}", page.body);
     }
     // Any app can add a contact, and a password is changed where the app is already.
     for args in [&["--contact", "ana"], &["--reset", "ana"]] {
@@ -311,7 +321,9 @@ fn every_page_is_one_request_of_less_than_40_kb() {
             assert!(page.body.len() < 40 * 1024, "{kind} in {language}: {} bytes", page.body.len());
             assert!(!page.body.contains(" src=") && !page.body.contains("<link") && !page.body.contains("url("));
             for link in attributes(&page.body, "href") {
-                let ours = ["invite/get/", "invite/setup/", "xmpp:"].iter().any(|start| link.starts_with(start));
+                let ours = ["invite/get/", "invite/setup/", "register?t=", "xmpp:"]
+                    .iter()
+                    .any(|start| link.starts_with(start));
                 assert!(ours, "{kind} in {language} leads to {link}");
             }
         }
@@ -325,6 +337,7 @@ fn an_app_is_set_up_in_two_steps_and_an_unknown_one_is_not_found() {
     let site = Site::start();
     let token = site.invite(&[]);
     let uri = format!("xmpp:{HOST}?register;preauth={token}");
+    site.set("register", "off");
     for id in apps(&site.page(&token), false) {
         let page = site.server.get(&format!("/invite/setup/{id}?{token}"));
         assert_headers_of_every_page(&page, 200);
@@ -348,6 +361,12 @@ fn an_app_is_set_up_in_two_steps_and_an_unknown_one_is_not_found() {
 #[test]
 fn an_app_that_cannot_open_invites_is_set_up_by_way_of_another() {
     let site = Site::start();
+    let token = site.invite(&[]);
+    let page = site.server.get(&format!("/invite/setup/dino?{token}"));
+    let form = format!("../../register?t={token}&c=dino");
+    assert!(attributes(&page.body, "href").contains(&form), "{}", page.body);
+    assert!(!page.body.contains("with another app first"), "{}", page.body);
+    site.set("register", "off");
     let page = site.server.get(&format!("/invite/setup/dino?{}", site.invite(&["--contact", "ana", "--register"])));
     assert!(page.body.contains("with another app first") && page.body.contains(&format!("@{HOST}")), "{}", page.body);
     assert!(!attributes(&page.body, "href").iter().any(|link| link.starts_with("xmpp:")), "{}", page.body);

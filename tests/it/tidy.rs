@@ -78,7 +78,16 @@ fn every_reason_of_the_log_is_in_the_readme() {
     let mut count = 0;
     for (file, source) in sources() {
         let code = source.split("#[cfg(test)]").next().unwrap();
-        for before in ["refuse(", "reason: ", "Answer::new(", "Err(", "problem(pages, request, "] {
+        for before in [
+            "refuse(",
+            "reason: ",
+            "Answer::new(",
+            "Err(",
+            "problem(pages, request, ",
+            "wrong(visit, ",
+            "ok_or(",
+            "map_err(|_| ",
+        ] {
             for piece in code.split(before).skip(1) {
                 // A status may come first.
                 let text = piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ',' || c == ' ');

@@ -117,23 +117,23 @@ async function accessibility() {
   }
 }
 
-/** Where the focus is: an address or the summary, and whether it can be seen. */
+/** Where the focus is: an address, a field, or the summary, and whether it can be seen. */
 function focused() {
   const e = document.activeElement;
   if (e === document.body || e === null) return null;
   const style = getComputedStyle(e);
   const box = e.getBoundingClientRect();
   return {
-    name: e.tagName === "SUMMARY" ? "SUMMARY" : e.getAttribute("href"),
+    name: e.getAttribute("href") ?? (e.id || e.tagName),
     seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && box.bottom > 0 && box.top < innerHeight,
   };
 }
 
 async function keyboard() {
   await each(pages, { width: 360 }, async (page, one) => {
-    const wanted = (inside) => page.evaluate((inside) => [...document.querySelectorAll("a[href], summary")]
+    const wanted = (inside) => page.evaluate((inside) => [...document.querySelectorAll("a[href], summary, input:not([type=hidden]), button")]
       .filter((e) => inside || e.tagName === "SUMMARY" || !e.closest("details:not([open])"))
-      .map((e) => (e.tagName === "SUMMARY" ? "SUMMARY" : e.getAttribute("href"))), inside);
+      .map((e) => e.getAttribute("href") ?? (e.id || e.tagName)), inside);
     /** Presses Tab until the focus leaves the page or is back at its first link. */
     const walk = async (most) => {
       const reached = [];
@@ -166,7 +166,7 @@ async function keyboard() {
 async function targets() {
   await each(pages, { width: 320 }, async (page, one) => {
     await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-    const small = await page.evaluate(() => [...document.querySelectorAll("a.get, a.button, summary")]
+    const small = await page.evaluate(() => [...document.querySelectorAll("a.get, a.button, button, summary, .field > input, label.show")]
       .map((e) => ({ text: e.textContent, box: e.getBoundingClientRect() }))
       .filter(({ box }) => box.height < 43.99 || box.width < 43.99).map(({ text, box }) => `${text}: ${box.width} x ${box.height}`));
     must(small.length === 0, `${one.name}: too small for a thumb: ${small.join("; ")}`);
@@ -193,7 +193,7 @@ async function code() {
     must(await page.locator("svg.code").isVisible(), "no QR code at 1280 px");
     await page.screenshot({ path: `${folder}/qr.png`, fullPage: true });
   });
-  await each(pages.filter((one) => one.name === "account"), { width: 360, agent: "linux" }, async (page) => {
+  await each(pages.filter((one) => one.name === "account-in-apps"), { width: 360, agent: "linux" }, async (page) => {
     must(await page.locator("svg.code").isVisible(), "no QR code where a phone is needed");
   });
   console.log("QR code: a picture for zbarimg");

@@ -1,0 +1,142 @@
+//! Where registrations queue: how many go on at a time, and what came of one that is sent twice.
+//!
+//! In memory alone, and bounded.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::key::Digest;
+
+/// For how long a registration is remembered once it is done: somebody reloads the page, or comes back to it.
+const REMEMBER: Duration = Duration::from_secs(600);
+
+/// The most registrations that are remembered.
+const REMEMBERED: usize = 256;
+
+/// The registrations of this process.
+pub struct Desk {
+    at_once: usize,
+    forms: Mutex<Forms>,
+    changed: Condvar,
+}
+
+/// Each by the digest of all that was sent, so that a name or a password is not kept.
+#[derive(Default)]
+struct Forms {
+    /// Requests that have come in and are not answered.
+    busy: usize,
+    under_way: Vec<Digest>,
+    done: Vec<(Digest, Instant)>,
+}
+
+/// How a request may go on.
+pub enum Entry<'a> {
+    /// It does the registration.
+    First(Turn<'a>),
+    /// The very same request was here before, and all was well.
+    Done,
+    /// The very same request was here before, and failed or takes too long.
+    Failed,
+    /// Too many are under way.
+    Busy,
+}
+
+/// A registration under way; it failed unless it is said to be [`Turn::done`].
+pub struct Turn<'a> {
+    desk: &'a Desk,
+    digest: Digest,
+}
+
+impl Desk {
+    /// At most `at_once` requests are under way at a time.
+    pub fn new(at_once: usize) -> Desk {
+        Desk { at_once, forms: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one.
+    pub fn enter(&self, digest: Digest, patience: Duration) -> Entry<'_> {
+        let mut forms = self.lock();
+        forms.done.retain(|(_, at)| at.elapsed() < REMEMBER);
+        if forms.done.iter().any(|(done, _)| done.matches(&digest)) {
+            return Entry::Done;
+        }
+        if forms.busy >= self.at_once {
+            return Entry::Busy;
+        }
+        forms.busy += 1;
+        let is_under_way = |forms: &mut Forms| forms.under_way.iter().any(|other| other.matches(&digest));
+        if !is_under_way(&mut forms) {
+            forms.under_way.push(Digest::from_bytes(*digest.as_bytes()));
+            return Entry::First(Turn { desk: self, digest });
+        }
+        let wait = self.changed.wait_timeout_while(forms, patience, is_under_way);
+        let (mut forms, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        forms.busy -= 1;
+        if forms.done.iter().any(|(done, _)| done.matches(&digest)) { Entry::Done } else { Entry::Failed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Forms> {
+        self.forms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// Remembers that all was well.
+    pub fn done(self) {
+        let mut forms = self.desk.lock();
+        if forms.done.len() >= REMEMBERED {
+            forms.done.remove(0);
+        }
+        forms.done.push((Digest::from_bytes(*self.digest.as_bytes()), Instant::now()));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut forms = self.desk.lock();
+        forms.busy -= 1;
+        forms.under_way.retain(|other| !other.matches(&self.digest));
+        self.desk.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_same_request_waits_for_the_first_one_and_others_go_on_up_to_the_limit() {
+        let desk = Desk::new(3);
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|text| move || Digest::of(text));
+        let patience = Duration::from_secs(30);
+        let Entry::First(first) = desk.enter(a(), patience) else { panic!() };
+        let Entry::First(other) = desk.enter(b(), patience) else { panic!() };
+        thread::scope(|scope| {
+            let second = scope.spawn(|| matches!(desk.enter(a(), patience), Entry::Done));
+            while desk.lock().busy < 3 {
+                thread::yield_now();
+            }
+            assert!(matches!(desk.enter(c(), patience), Entry::Busy));
+            first.done();
+            assert!(second.join().unwrap());
+        });
+        drop(other);
+        assert!(matches!(desk.enter(a(), patience), Entry::Done));
+        assert!(matches!(desk.enter(b(), patience), Entry::First(_)), "a failed one can be tried again");
+        assert_eq!(desk.lock().busy, 0);
+        let Entry::First(_stalled) = desk.enter(d(), patience) else { panic!() };
+        assert!(matches!(desk.enter(d(), Duration::ZERO), Entry::Failed));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let desk = Desk::new(1);
+        for number in 0..(REMEMBERED * 2) {
+            let Entry::First(turn) = desk.enter(Digest::of(&number.to_string()), Duration::ZERO) else { panic!() };
+            turn.done();
+        }
+        assert_eq!(desk.lock().done.len(), REMEMBERED);
+    }
+}

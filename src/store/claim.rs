@@ -1,0 +1,109 @@
+//! Registrations on our own page while they are under way: who may go on to the XMPP server, and what came of it.
+//!
+//! An invite is used when the XMPP server uses it. But of those who come with one token at the same moment, as many as it
+//! has uses left go on and no more; and afterwards it is known who they were, which Prosody does not tell.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{Tx, prosody};
+use crate::error::Result;
+use crate::invite::Kind;
+use crate::store::{InviteRow, State};
+use crate::user::Username;
+
+/// A registration takes less than half of this, in seconds. What is older was left behind by a process that was killed.
+const CLAIM_SECS: i64 = 30;
+
+/// One registration that may go on.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    number: i64,
+    token: String,
+    host: String,
+    /// Whose row the server has beside that of the host.
+    contact: Option<String>,
+    username: String,
+    claimed_at: i64,
+}
+
+/// How an attempt to begin a registration ended.
+pub enum Claimed {
+    /// It may go on; [`Tx::settle`] ends it.
+    Done(Claim),
+    /// As many as may are under way.
+    InUse,
+    /// The name is kept for the guest of another invite.
+    NameReserved,
+    /// The invite has ended.
+    Ended,
+}
+
+impl Tx<'_> {
+    /// Begins a registration with an invite under this name, which is the one of the invite where that has one.
+    pub fn claim(&self, invite: &InviteRow, username: &Username, now: i64) -> Result<Claimed> {
+        let left = self.conn.prepare_cached(
+            "SELECT uses_left FROM invited_invite WHERE token = ?1 AND state = 'pending' AND (expires_at >= ?2 OR kind = 'unread')",
+        )?.query_row(params![invite.token, now], |row| row.get::<_, i64>(0)).optional()?;
+        let Some(left) = left.filter(|_| invite.state(now) == State::Pending) else {
+            return Ok(Claimed::Ended);
+        };
+        // A clock that was set back must not keep a claim for ever.
+        self.conn
+            .prepare_cached("DELETE FROM invited_claim WHERE abs(?1 - claimed_at) > ?2")?
+            .execute([now, CLAIM_SECS])?;
+        let under_way: i64 = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM invited_claim WHERE token = ?1")?
+            .query_row([&invite.token], |row| row.get(0))?;
+        if under_way >= left {
+            return Ok(Claimed::InUse);
+        }
+        if invite.kind.makes_account() {
+            let mut others = self.conn.prepare_cached(
+                "SELECT 1 FROM invited_invite WHERE host = ?1 AND username = ?2 AND kind = 'account' AND state = 'pending'
+                    AND username IS NOT NULL AND expires_at >= ?3 AND token <> ?4",
+            )?;
+            if others.exists(params![invite.host, username.as_str(), now, invite.token])? {
+                return Ok(Claimed::NameReserved);
+            }
+        }
+        let mut insert = self.conn.prepare_cached("INSERT INTO invited_claim (token, claimed_at) VALUES (?1, ?2)")?;
+        insert.execute(params![invite.token, now])?;
+        Ok(Claimed::Done(Claim {
+            number: self.conn.last_insert_rowid(),
+            token: invite.token.clone(),
+            host: invite.host.clone(),
+            contact: (invite.kind == Kind::AccountAndContact).then(|| invite.username.clone()).flatten(),
+            username: username.as_str().to_owned(),
+            claimed_at: now,
+        }))
+    }
+
+    /// Ends a registration. Where the server has taken it, the use of the invite gets the name of the user.
+    pub fn settle(&self, claim: &Claim, registered: bool) -> Result<()> {
+        self.conn.prepare_cached("DELETE FROM invited_claim WHERE number = ?1")?.execute([claim.number])?;
+        if !registered || self.name_use(claim)? {
+            return Ok(());
+        }
+        // Prosody has made the account and could not use the invite up, as happens where it does not wait for locks.
+        prosody::delete(self.conn, &claim.host, claim.contact.as_deref(), &claim.token)?;
+        self.name_use(claim)?;
+        Ok(())
+    }
+
+    /// Writes the name into the use that the server has counted; false if there is none. ejabberd's has it already.
+    fn name_use(&self, claim: &Claim) -> Result<bool> {
+        let mut named = self
+            .conn
+            .prepare_cached("SELECT 1 FROM invited_use WHERE token = ?1 AND username = ?2 AND used_at >= ?3")?;
+        let since = claim.claimed_at - 1;
+        if named.exists(params![claim.token, claim.username, since])? {
+            return Ok(true);
+        }
+        let mut name = self.conn.prepare_cached(
+            "UPDATE invited_use SET username = ?2 WHERE number =
+               (SELECT min(number) FROM invited_use WHERE token = ?1 AND username IS NULL AND used_at >= ?3)",
+        )?;
+        Ok(name.execute(params![claim.token, claim.username, since])? > 0)
+    }
+}

@@ -1,0 +1,340 @@
+//! A blocking XMPP client that does one thing: register an account, or set a new password, with a token.
+//!
+//! A TCP connection with STARTTLS (RFC 6120 section 5) or with TLS from the start (XEP-0368), the token (XEP-0445 section
+//! 4), the registration (XEP-0077 section 3.1), and the end of the stream: what any client would do, so that the server's
+//! own rules hold. Knows no HTTP and no SQL. No error of this module holds the token or the password.
+
+mod stream;
+mod wire;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::host::Host;
+use crate::user::{Password, Username};
+use stream::{Element, Stream, escape};
+use wire::Wire;
+
+/// The longest that a registration may take, from the connection to its end.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest text of a server's that is passed on, in characters.
+const TEXT_MAX: usize = 200;
+
+const CLIENT: &str = "jabber:client";
+const STREAMS: &str = "http://etherx.jabber.org/streams";
+const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
+const STARTTLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+
+/// Where a host's XMPP server takes clients: `HOST:PORT`, or `tls:HOST:PORT` where TLS comes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    direct_tls: bool,
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Reads an address as the setting `xmpp` has it; an IPv6 address stands in brackets.
+    pub fn parse(text: &str) -> std::result::Result<Address, String> {
+        let (direct_tls, rest) = match text.strip_prefix("tls:") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let form = || "it must be HOST:PORT or tls:HOST:PORT, such as 127.0.0.1:5222".to_owned();
+        let (host, port) = rest.rsplit_once(':').ok_or_else(form)?;
+        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| *port != 0 && is_number).ok_or_else(form)?;
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().map_err(|_| form())?.to_string(),
+            None => Host::parse(host).map_err(|_| form())?.ascii().to_owned(),
+        };
+        Ok(Address { direct_tls, host, port })
+    }
+}
+
+impl Default for Address {
+    fn default() -> Address {
+        Address { direct_tls: false, host: "127.0.0.1".to_owned(), port: 5222 }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.direct_tls { "tls:" } else { "" };
+        match self.host.contains(':') {
+            true => write!(f, "{tls}[{}]:{}", self.host, self.port),
+            false => write!(f, "{tls}{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// What is to be registered.
+pub struct Account<'a> {
+    /// The XMPP host.
+    pub host: &'a Host,
+    /// The invite.
+    pub token: &'a str,
+    /// Its new user, or the one whose password is to be set.
+    pub username: &'a Username,
+    /// The new password.
+    pub password: &'a Password,
+}
+
+/// Why a server refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Somebody has the name.
+    NameTaken,
+    /// The server does not take such a name.
+    Name,
+    /// The server does not take such a password.
+    Password,
+    /// The token is not, or no longer, good.
+    Invite,
+    /// Too many registrations for now.
+    TooMany,
+    /// Registration is closed, or another rule of the server.
+    Closed,
+}
+
+/// A refusal of the server.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What it comes down to.
+    pub why: Why,
+    /// The server's own words, for the log and as a hint; untrusted, and without the password.
+    pub text: Option<String>,
+}
+
+/// Registers an account, or sets a new password where the token is of such an invite.
+///
+/// Takes [`LIMIT`] at most. An error of the kind `Unavailable` says, for the log, why the server could not be asked; the
+/// account may have been made all the same if it was lost on the way back.
+pub fn register(address: &Address, account: &Account) -> Result<std::result::Result<(), Refused>> {
+    let deadline = Instant::now() + LIMIT;
+    let talk = || {
+        let mut stream = open(address, account.host, deadline)?;
+        let outcome = ask(&mut stream, account)?;
+        // A server that answers first and then uses the invite up has done both when it ends the stream.
+        stream.close();
+        Ok(outcome)
+    };
+    talk().map_err(|error: Error| error.context(format_args!("cannot register at the XMPP server {address}")))
+}
+
+/// A failure to speak with the server.
+fn unavailable(message: impl Into<String>) -> Error {
+    Error::new(Kind::Unavailable, message)
+}
+
+/// Connects, and opens a stream that is encrypted wherever the server can, and must be unless it is on this machine.
+fn open(address: &Address, host: &Host, deadline: Instant) -> Result<Stream> {
+    let wire = Wire::connect(&address.host, address.port, deadline)?;
+    if address.direct_tls {
+        return Ok(begin(wire.with_tls(host)?, host)?.0);
+    }
+    let is_local = wire.is_local();
+    let (mut stream, features) = begin(wire, host)?;
+    if features.child(STARTTLS, "starttls").is_none() {
+        if is_local {
+            return Ok(stream);
+        }
+        return Err(unavailable("it offers no TLS (give it a certificate)"));
+    }
+    stream.send(&format!("<starttls xmlns='{STARTTLS}'/>"))?;
+    let answer = stream.next()?;
+    if !answer.is(STARTTLS, "proceed") {
+        return Err(unavailable("it refuses to start the TLS that it offers"));
+    }
+    Ok(begin(stream.into_wire()?.with_tls(host)?, host)?.0)
+}
+
+/// Begins a stream (RFC 6120 section 4.2) and waits for what the server offers on it.
+fn begin(wire: Wire, host: &Host) -> Result<(Stream, Element)> {
+    let mut stream = Stream::begin(wire, host.name())?;
+    let features = stream.next()?;
+    if features.is(STREAMS, "features") {
+        return Ok((stream, features));
+    }
+    Err(match stream_error(&features) {
+        Some(condition) => unavailable(format!("it ends the stream to {host} with {condition}")),
+        None => unavailable("it does not say what it offers"),
+    })
+}
+
+/// Shows the token and registers.
+fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(), Refused>> {
+    let token = escape(account.token);
+    if let Some(error) = request(stream, account, "1", &format!("<preauth xmlns='urn:xmpp:pars:0' token='{token}'/>"))?
+    {
+        return match error.condition.as_str() {
+            // The latter is the condition of XEP-0445, the former Prosody's.
+            "forbidden" | "item-not-found" => Ok(Err(Refused { why: Why::Invite, text: error.text })),
+            condition => Err(unavailable(format!(
+                "it answers {condition} to the token (does it have the modules for invites, see the README?)"
+            ))),
+        };
+    }
+    let (username, password) = (escape(account.username.as_str()), escape(account.password.as_str()));
+    let query = format!(
+        "<query xmlns='jabber:iq:register'><username>{username}</username><password>{password}</password></query>"
+    );
+    match request(stream, account, "2", &query)? {
+        None => Ok(Ok(())),
+        Some(error) => match error.why() {
+            Some(why) => Ok(Err(Refused { why, text: error.text })),
+            None => Err(unavailable(format!("it answers {} to the registration", error.condition))),
+        },
+    }
+}
+
+/// Sends a request and waits for its answer: an error, or none.
+fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> Result<Option<StanzaError>> {
+    stream.send(&format!("<iq type='set' id='{id}' to='{}'>{content}</iq>", escape(account.host.name())))?;
+    loop {
+        let answer = stream.next()?;
+        if let Some(condition) = stream_error(&answer) {
+            return Err(unavailable(format!("it ends the stream with {condition}")));
+        }
+        if !answer.is(CLIENT, "iq") || answer.attribute("id") != Some(id) {
+            continue;
+        }
+        match answer.attribute("type") {
+            Some("result") => return Ok(None),
+            Some("error") => return Ok(Some(StanzaError::read(&answer, account))),
+            _ => {}
+        }
+    }
+}
+
+/// The condition of a stream error (RFC 6120 section 4.9.3); none if it is something else.
+fn stream_error(element: &Element) -> Option<&str> {
+    let is_error = element.is(STREAMS, "error");
+    is_error
+        .then(|| element.children.iter().find(|child| child.namespace == STREAM_ERRORS).map_or("error", |c| &c.name))
+}
+
+/// An error of a stanza (RFC 6120 section 8.3).
+struct StanzaError {
+    /// Such as `wait`: try again later.
+    kind: String,
+    /// Such as `conflict`.
+    condition: String,
+    text: Option<String>,
+}
+
+impl StanzaError {
+    fn read(answer: &Element, account: &Account) -> StanzaError {
+        let mut found = StanzaError { kind: String::new(), condition: "an error".to_owned(), text: None };
+        let Some(error) = answer.child(CLIENT, "error") else {
+            return found;
+        };
+        found.kind = error.attribute("type").unwrap_or_default().to_owned();
+        for child in error.children.iter().filter(|child| child.namespace == STANZA_ERRORS) {
+            if child.name == "text" {
+                let text: String = child.text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
+                // A server that echoes what it was told must not make us write it down.
+                let is_secret = text.contains(account.password.as_str()) || text.contains(account.token);
+                found.text = Some(text).filter(|text| !text.trim().is_empty() && !is_secret);
+            } else {
+                found.condition.clone_from(&child.name);
+            }
+        }
+        found
+    }
+
+    /// What the answer to a registration comes down to, with Prosody 0.12 and 13 and ejabberd 26; none if the server itself
+    /// is in trouble.
+    fn why(&self) -> Option<Why> {
+        let says = |words: &[&str]| {
+            let text = self.text.as_deref().unwrap_or_default().to_lowercase();
+            words.iter().any(|word| text.contains(word))
+        };
+        Some(match self.condition.as_str() {
+            "conflict" => Why::NameTaken,
+            "jid-malformed" => Why::Name,
+            // Of ejabberd: too many from one address. Of Prosody's mod_register_limits: type wait.
+            "resource-constraint" => Why::TooMany,
+            "internal-server-error" | "remote-server-timeout" | "remote-server-not-found" => return None,
+            _ if self.kind == "wait" => Why::TooMany,
+            // Prosody says so of a name, of a password, and of a lost invite alike: the text tells them apart.
+            "not-acceptable" | "policy-violation" | "bad-request" => {
+                if says(&["password"]) {
+                    Why::Password
+                } else if says(&["invit"]) {
+                    Why::Invite
+                } else if says(&["too many", "quickly"]) {
+                    Why::TooMany
+                } else {
+                    Why::Name
+                }
+            }
+            // Of ejabberd: a reserved name.
+            "not-allowed" => Why::Name,
+            _ => Why::Closed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_and_shown() {
+        for text in
+            ["127.0.0.1:5222", "tls:xmpp.example.com:5223", "[::1]:5222", "tls:[2001:db8::1]:443", "localhost:5222"]
+        {
+            assert_eq!(Address::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Address::default().to_string(), "127.0.0.1:5222");
+        for bad in [
+            "",
+            "5222",
+            "example.com",
+            "example.com:",
+            "example.com:0",
+            "example.com:70000",
+            "::1:5222",
+            "[x]:1",
+            "a b:1",
+            "tls:",
+            "http://x:1",
+            "me@example.com:5222",
+            "example.com:+5",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_answers_of_both_servers_are_told_apart() {
+        for (kind, condition, text, why) in [
+            ("cancel", "conflict", "The requested username already exists.", Some(Why::NameTaken)),
+            ("modify", "not-acceptable", "The requested username is invalid.", Some(Why::Name)),
+            ("modify", "not-acceptable", "Password is too short (minimum 12 characters)", Some(Why::Password)),
+            ("modify", "not-acceptable", "Registration on this server is through invitation only", Some(Why::Invite)),
+            ("modify", "not-acceptable", "The password is too weak", Some(Why::Password)),
+            ("modify", "jid-malformed", "Malformed username", Some(Why::Name)),
+            (
+                "wait",
+                "resource-constraint",
+                "Users are not allowed to register accounts so quickly",
+                Some(Why::TooMany),
+            ),
+            ("wait", "not-acceptable", "Too many registrations from this IP address recently.", Some(Why::TooMany)),
+            ("wait", "policy-violation", "", Some(Why::TooMany)),
+            ("auth", "forbidden", "Access denied by service policy", Some(Why::Closed)),
+            ("cancel", "not-allowed", "Not allowed", Some(Why::Name)),
+            ("cancel", "service-unavailable", "", Some(Why::Closed)),
+            ("wait", "internal-server-error", "Database failure", None),
+        ] {
+            let error =
+                StanzaError { kind: kind.to_owned(), condition: condition.to_owned(), text: Some(text.to_owned()) };
+            assert_eq!(error.why(), why, "{condition}: {text}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The connection to the XMPP server: TCP, and TLS on it, with a limit for its whole time and for what may come in.
+//!
+//! The only file that names rustls and rustls_native_certs.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
+
+use super::unavailable;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::thread::spawn;
+
+/// The most bytes that a server may send in one registration, those of TLS included: features and three short answers are
+/// some 3 KB, a chain of certificates some 6.
+const BYTES: usize = 128 * 1024;
+
+/// A connection, plain or encrypted.
+pub enum Wire {
+    /// As it is before STARTTLS.
+    Plain(Timed),
+    /// With TLS.
+    Tls(Box<StreamOwned<ClientConnection, Timed>>),
+}
+
+impl Wire {
+    /// Connects to a server by name or IP address; the deadline is for all that happens on the connection.
+    pub fn connect(host: &str, port: u16, deadline: Instant) -> Result<Wire> {
+        let mut last = None;
+        for address in resolve(host, port, deadline)? {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => {
+                    let _ = stream.set_nodelay(true);
+                    return Ok(Wire::Plain(Timed { stream, deadline, bytes: BYTES }));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let why = last.map_or_else(|| "the name has no address".to_owned(), |error| error.to_string());
+        Err(unavailable(format!("{why} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)")))
+    }
+
+    /// Whether the server is on this very machine.
+    pub fn is_local(&self) -> bool {
+        self.timed().stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
+    /// Does the TLS handshake. The certificate must be good for the XMPP host (RFC 6120 section 13.7.2.1); on this very
+    /// machine it need not, since nobody can come between.
+    pub fn with_tls(self, host: &Host) -> Result<Wire> {
+        let is_local = self.is_local();
+        let Wire::Plain(mut timed) = self else {
+            return Err(Error::internal("TLS was started twice"));
+        };
+        let failed = |error: rustls::Error| unavailable(format!("TLS failed: {error}"));
+        let mut config = if is_local { unchecked()? } else { checked()? };
+        config.alpn_protocols = vec![b"xmpp-client".to_vec()];
+        let name = ServerName::try_from(host.ascii().to_owned())
+            .map_err(|_| unavailable(format!("{host} can't be the name of a certificate")))?;
+        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(failed)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut timed).map_err(|error| match timed.is_over() {
+                true => unavailable("it does not answer in time"),
+                false => unavailable(format!("TLS failed: {error}")),
+            })?;
+        }
+        Ok(Wire::Tls(Box::new(StreamOwned::new(connection, timed))))
+    }
+
+    /// Whether the time for this connection has run out.
+    pub fn is_over(&self) -> bool {
+        self.timed().is_over()
+    }
+
+    fn timed(&self) -> &Timed {
+        match self {
+            Wire::Plain(timed) => timed,
+            Wire::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(timed) => timed.read(buffer),
+            Wire::Tls(tls) => match tls.read(buffer) {
+                // The connection ended without TLS saying so first; the end of the XML stream is what counts.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+                outcome => outcome,
+            },
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(timed) => timed.write(bytes),
+            Wire::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(timed) => timed.flush(),
+            Wire::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+/// A socket that gives up at a point in time, and after so many bytes.
+pub struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+    /// How many bytes may still come in.
+    bytes: usize,
+}
+
+impl Timed {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// The time that is left; an error where there is none.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.bytes == 0 {
+            return Err(io::Error::other(format!("it sends more than {} KiB", BYTES / 1024)));
+        }
+        self.stream.set_read_timeout(self.left()?)?;
+        let room = buffer.len().min(self.bytes);
+        let read = self.stream.read(&mut buffer[..room])?;
+        self.bytes -= read;
+        Ok(read)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The addresses of a name, on a thread of its own: the system's resolver keeps no deadline.
+fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (found, addresses) = sync_channel(1);
+    let name = host.to_owned();
+    spawn("resolver", 256 * 1024, move || {
+        let _ = found.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>));
+    })?;
+    match addresses.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(unavailable(format!("its name can't be resolved: {error}"))),
+        Err(_) => Err(unavailable("its name can't be resolved in time")),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn cannot(error: rustls::Error) -> Error {
+    Error::internal(format!("cannot set TLS up: {error}"))
+}
+
+/// TLS with a certificate that an authority of this machine has signed, read anew each time: authorities change.
+fn checked() -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(unavailable("this machine trusts no certificate authority (install the package ca-certificates)"));
+    }
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(cannot)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// TLS with whatever certificate there is.
+fn unchecked() -> Result<ClientConfig> {
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(cannot)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider()))).with_no_client_auth())
+}
+
+/// Takes every certificate; that the server has its key is checked all the same.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
