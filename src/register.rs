@@ -161,7 +161,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     let turn = match desk.enter(input.digest(), PATIENCE) {
         Entry::First(turn) => Some(turn),
         Entry::Done => return again(visit, &input),
-        Entry::Failed | Entry::Busy => None,
+        Entry::Busy => None,
     };
     let found = match page::look_up(visit, input.token.as_deref())? {
         Ok(found) => found,

@@ -29,15 +29,23 @@ struct Forms {
     done: Vec<(Digest, Instant)>,
 }
 
+impl Forms {
+    fn is_done(&self, digest: &Digest) -> bool {
+        self.done.iter().any(|(done, _)| done.matches(digest))
+    }
+
+    fn is_under_way(&self, digest: &Digest) -> bool {
+        self.under_way.iter().any(|other| other.matches(digest))
+    }
+}
+
 /// How a request may go on.
 pub enum Entry<'a> {
     /// It does the registration.
     First(Turn<'a>),
     /// The very same request was here before, and all was well.
     Done,
-    /// The very same request was here before, and failed or takes too long.
-    Failed,
-    /// Too many are under way.
+    /// Too many are under way, or the very same one takes too long.
     Busy,
 }
 
@@ -53,26 +61,30 @@ impl Desk {
         Desk { at_once, forms: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one.
+    /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one, and does it
+    /// all again where that failed, so that it gets the same answer.
     pub fn enter(&self, digest: Digest, patience: Duration) -> Entry<'_> {
         let mut forms = self.lock();
         forms.done.retain(|(_, at)| at.elapsed() < REMEMBER);
-        if forms.done.iter().any(|(done, _)| done.matches(&digest)) {
+        if forms.is_done(&digest) {
             return Entry::Done;
         }
         if forms.busy >= self.at_once {
             return Entry::Busy;
         }
         forms.busy += 1;
-        let is_under_way = |forms: &mut Forms| forms.under_way.iter().any(|other| other.matches(&digest));
-        if !is_under_way(&mut forms) {
-            forms.under_way.push(Digest::from_bytes(*digest.as_bytes()));
-            return Entry::First(Turn { desk: self, digest });
-        }
-        let wait = self.changed.wait_timeout_while(forms, patience, is_under_way);
+        let wait = self.changed.wait_timeout_while(forms, patience, |forms| forms.is_under_way(&digest));
         let (mut forms, _) = wait.unwrap_or_else(PoisonError::into_inner);
-        forms.busy -= 1;
-        if forms.done.iter().any(|(done, _)| done.matches(&digest)) { Entry::Done } else { Entry::Failed }
+        if forms.is_done(&digest) {
+            forms.busy -= 1;
+            return Entry::Done;
+        }
+        if forms.is_under_way(&digest) {
+            forms.busy -= 1;
+            return Entry::Busy;
+        }
+        forms.under_way.push(Digest::from_bytes(*digest.as_bytes()));
+        Entry::First(Turn { desk: self, digest })
     }
 
     fn lock(&self) -> MutexGuard<'_, Forms> {
@@ -127,7 +139,7 @@ mod tests {
         assert!(matches!(desk.enter(b(), patience), Entry::First(_)), "a failed one can be tried again");
         assert_eq!(desk.lock().busy, 0);
         let Entry::First(_stalled) = desk.enter(d(), patience) else { panic!() };
-        assert!(matches!(desk.enter(d(), Duration::ZERO), Entry::Failed));
+        assert!(matches!(desk.enter(d(), Duration::ZERO), Entry::Busy));
     }
 
     #[test]
