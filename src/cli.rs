@@ -3,26 +3,27 @@
 //! The only file that names lexopt. Does no input or output and knows neither the store nor HTTP.
 
 mod help;
+mod options;
 
 use std::ffi::{OsStr, OsString};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::duration;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::invite::{Allow, Kind, Wish};
+use crate::invite::{Allow, Wish};
 use crate::key;
+use crate::log::Level;
 use crate::settings::{self, Setting};
-use crate::user::Username;
+pub use options::Listen;
+use options::Options;
 
 /// Where the database is unless told otherwise.
 pub const DEFAULT_DB: &str = "/var/lib/invited/invited.sqlite";
 
-/// Where `serve` listens unless told otherwise.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
+/// The port of 127.0.0.1 where `serve` listens unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8642;
 
 /// What to do.
 pub enum Command {
@@ -49,7 +50,15 @@ pub enum Command {
     /// Bring in keys and invites of Prosody's own.
     Import { db: PathBuf, source: PathBuf },
     /// Serve the API and the pages.
-    Serve { db: PathBuf, listen: SocketAddr, trust_proxy: bool },
+    Serve { db: PathBuf, serve: Serve },
+    /// Print what to paste into the configuration of another program.
+    Setup { db: PathBuf, what: String, host: Host },
+    /// Look for what is wrong.
+    Doctor { db: PathBuf, host: Host, json: bool },
+    /// Copy the database.
+    Backup { db: PathBuf, to: PathBuf },
+    /// Put a copy in the place of the database.
+    Restore { db: PathBuf, from: PathBuf },
     /// Serve a throw-away instance.
     Try { host: Host },
     /// Set a setting.
@@ -58,6 +67,24 @@ pub enum Command {
     Get { db: PathBuf, host: Host, name: Option<&'static str> },
     /// Take a setting back to its default.
     Unset { db: PathBuf, host: Host, name: &'static str },
+}
+
+/// How to serve.
+pub struct Serve {
+    /// Where guests come; nowhere means where a supervisor says, else the default.
+    pub listen: Vec<Listen>,
+    /// Where the admin's programs come.
+    pub admin_listen: Vec<Listen>,
+    /// The access mode of Unix sockets.
+    pub socket_mode: Option<u32>,
+    /// Serve what is on stdin.
+    pub inetd: bool,
+    /// End after so many seconds without a connection.
+    pub idle_exit_secs: Option<i64>,
+    /// Believe the proxy's word for who the client is.
+    pub trust_proxy: bool,
+    /// How much is logged.
+    pub log_level: Level,
 }
 
 /// The new value of a setting.
@@ -103,7 +130,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "revoke" => (help::REVOKE.to_owned(), &["db"][..]),
         "prune" => (help::PRUNE.to_owned(), &["db"][..]),
         "import" => (help::IMPORT.to_owned(), &["db"][..]),
-        "serve" => (help::SERVE.to_owned(), &["db", "listen", "trust-proxy"][..]),
+        "serve" => (
+            help::SERVE.to_owned(),
+            &["db", "listen", "admin-listen", "socket-mode", "inetd", "idle-exit", "trust-proxy", "log-level"][..],
+        ),
+        "setup" => (help::SETUP.to_owned(), &["db"][..]),
+        "doctor" => (help::DOCTOR.to_owned(), &["db", "json"][..]),
+        "backup" => (help::BACKUP.to_owned(), &["db"][..]),
+        "restore" => (help::RESTORE.to_owned(), &["db"][..]),
         "try" => (help::TRY.to_owned(), &[][..]),
         "set" => (help::SET.to_owned() + &help::settings(), &["db"][..]),
         "get" => (help::GET.to_owned() + &help::settings(), &["db"][..]),
@@ -173,9 +207,21 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
         "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
         "serve" => {
-            let listen = address(options.listen.as_deref().unwrap_or(DEFAULT_LISTEN))?;
-            Command::Serve { db, listen, trust_proxy: options.trust_proxy }
+            let serve = Serve {
+                listen: options.listen,
+                admin_listen: options.admin_listen,
+                socket_mode: options.socket_mode,
+                inetd: options.inetd,
+                idle_exit_secs: options.idle_exit,
+                trust_proxy: options.trust_proxy,
+                log_level: options.log_level.unwrap_or(Level::Info),
+            };
+            Command::Serve { db, serve }
         }
+        "setup" => Command::Setup { db, what: words.required("WHAT")?, host: words.host()? },
+        "doctor" => Command::Doctor { db, host: words.host()?, json: options.json },
+        "backup" => Command::Backup { db, to: PathBuf::from(words.required("FILE")?) },
+        "restore" => Command::Restore { db, from: PathBuf::from(words.required("FILE")?) },
         "try" => Command::Try { host: Host::parse(words.optional().as_deref().unwrap_or("example.com"))? },
         "set" => {
             let (host, setting, value) = (words.host()?, words.setting()?, words.required("VALUE")?);
@@ -202,88 +248,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
 /// Whether an argument is an id that begins with one dash; the only option of that shape is `-h`.
 fn is_dashed_id(arg: &OsStr) -> bool {
     arg.to_str().is_some_and(|text| text.len() > 2 && text.starts_with('-') && !text.starts_with("--"))
-}
-
-/// The options of all commands; which of them a command takes is known before they are read.
-#[derive(Default)]
-struct Options {
-    file: Option<PathBuf>,
-    listen: Option<String>,
-    allow: Option<Allow>,
-    expires: Option<i64>,
-    per_day: Option<u32>,
-    json: bool,
-    qr: bool,
-    all: bool,
-    revoke_unused: bool,
-    user: Option<Username>,
-    contact: Option<Username>,
-    reset: Option<Username>,
-    register: bool,
-    trust_proxy: bool,
-    ttl: Option<i64>,
-    uses: Option<u32>,
-    roles: Vec<String>,
-    groups: Vec<String>,
-    note: Option<String>,
-}
-
-impl Options {
-    fn read(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<()> {
-        let mut text = || parser.value().and_then(|value| value.string()).map_err(wrong);
-        match option {
-            "db" => self.file = Some(PathBuf::from(parser.value().map_err(wrong)?)),
-            "listen" => self.listen = Some(text()?),
-            "allow" => self.allow = Some(Allow::parse(&text()?)?),
-            "expires" => self.expires = Some(duration::parse(&text()?)?),
-            "per-day" => self.per_day = Some(number(option, &text()?)?),
-            "user" => self.user = Some(Username::parse(&text()?)?),
-            "contact" => self.contact = Some(Username::parse(&text()?)?),
-            "reset" => self.reset = Some(Username::parse(&text()?)?),
-            "ttl" => self.ttl = Some(duration::parse(&text()?)?),
-            "uses" => self.uses = Some(number(option, &text()?)?),
-            "role" => self.roles.push(text()?),
-            "group" => self.groups.push(text()?),
-            "note" => self.note = Some(text()?),
-            "register" => self.register = true,
-            "trust-proxy" => self.trust_proxy = true,
-            "json" => self.json = true,
-            "qr" => self.qr = true,
-            "all" => self.all = true,
-            "revoke-unused" => self.revoke_unused = true,
-            _ => return Err(Error::internal(format!("the option --{option} is not read"))),
-        }
-        Ok(())
-    }
-
-    /// The invite that these options ask for.
-    fn wish(self) -> Result<Wish> {
-        let (kind, username) = match (self.user, self.contact, self.reset) {
-            (user, None, None) => (Kind::Account, user),
-            (None, Some(contact), None) if self.register => (Kind::AccountAndContact, Some(contact)),
-            (None, Some(contact), None) => (Kind::Contact, Some(contact)),
-            (None, None, Some(user)) => (Kind::Reset, Some(user)),
-            _ => return Err(Error::usage("only one of --user, --contact and --reset can be given")),
-        };
-        if self.register && kind != Kind::AccountAndContact {
-            return Err(Error::usage("--register goes with --contact: it lets the guest make an account first"));
-        }
-        Ok(Wish {
-            kind,
-            username,
-            roles: self.roles,
-            groups: self.groups,
-            uses: self.uses.unwrap_or(1),
-            ttl_secs: self.ttl,
-            note: self.note,
-        })
-    }
-}
-
-fn number(option: &str, text: &str) -> Result<u32> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| {
-        Error::usage(format!("'{}' can't be --{option}: it must be a whole number from 1", text.escape_debug()))
-    })
 }
 
 /// The arguments that are not options, taken one after the other.
@@ -322,15 +286,6 @@ impl Words<'_> {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr> {
-    text.parse().map_err(|_| {
-        Error::usage(format!(
-            "'{}' is no address to listen on (give ADDR:PORT, such as 127.0.0.1:8642 or [::1]:8642)",
-            text.escape_debug()
-        ))
-    })
-}
-
 fn wrong(error: lexopt::Error) -> Error {
     Error::usage(error.to_string())
 }
@@ -347,7 +302,7 @@ mod tests {
     fn every_help_fits_a_screen() {
         let commands = help::OVERVIEW.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
         let commands: Vec<&str> = commands.filter(|word| !word.is_empty() && !word.starts_with('-')).collect();
-        assert_eq!(commands.len(), 14, "{commands:?}");
+        assert_eq!(commands.len(), 18, "{commands:?}");
         for words in commands.iter().map(|command| vec![*command, "--help"]).chain([vec!["--help"]]) {
             let words = &words[..];
             let Ok(Command::Help(text)) = parse_words(words) else { panic!("{words:?}") };

@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-use crate::cli::{Command, NewValue};
+use std::net::SocketAddr;
+
+use crate::cli::{Command, DEFAULT_PORT, Listen, NewValue};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::json;
@@ -45,9 +47,18 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
-        Command::Serve { db, listen, trust_proxy } => {
-            serve::serve(&Store::open(&db)?, &serve::bind(listen)?, trust_proxy, |_| Ok(()))
+        Command::Serve { db, serve } => {
+            let listen = serve.listen.first().and_then(|listen| match listen {
+                Listen::Tcp(address) => Some(*address),
+                Listen::Unix(_) => None,
+            });
+            let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)));
+            serve::serve(&Store::open(&db)?, &serve::bind(listen)?, serve.trust_proxy, |_| Ok(()))
         }
+        Command::Setup { .. } => Err(Error::internal("setup is not built yet")),
+        Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
+        Command::Backup { .. } => Err(Error::internal("backup is not built yet")),
+        Command::Restore { .. } => Err(Error::internal("restore is not built yet")),
         Command::Try { host } => serve::try_out(&host),
         Command::Set { db, host, name, value } => set(&mut Store::open(&db)?, &host, name, value),
         Command::Get { db, host, name: Some(name) } => match Store::open(&db)?.setting(&host, name)? {

@@ -6,6 +6,34 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::error::{Error, Result};
+
+/// How much is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What needs somebody's attention.
+    Error,
+    /// Also what was refused.
+    Warning,
+    /// Everything: a line a request.
+    Info,
+}
+
+impl Level {
+    /// Reads the word of `--log-level`.
+    pub fn parse(text: &str) -> Result<Level> {
+        match text {
+            "error" => Ok(Level::Error),
+            "warning" => Ok(Level::Warning),
+            "info" => Ok(Level::Info),
+            _ => {
+                let text = text.escape_debug();
+                Err(Error::usage(format!("'{text}' is no log level (there are error, warning and info)")))
+            }
+        }
+    }
+}
+
 /// Writes one line: the time, and then these pairs. A stderr that has been closed is no reason to stop serving.
 pub fn event(pairs: &[(&str, &dyn Display)]) {
     let mut line = format!("time={}", utc(now()));

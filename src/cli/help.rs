@@ -16,6 +16,10 @@ invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS
   list HOST                print the API keys of a host
   delete HOST ID           delete an API key
   serve                    serve the API and the invite pages
+  setup WHAT HOST          print what to paste into nginx, systemd, Prosody and so on
+  doctor HOST              look for what is wrong, and say what helps
+  backup FILE              copy the database while all runs
+  restore FILE             put a copy in its place
   try [HOST]               a throw-away server with a key, to look around
   import FILE              bring in keys and invites of Prosody's own modules
   set HOST NAME VALUE      set a setting of a host
@@ -125,6 +129,22 @@ Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. 
 
 It speaks plain HTTP: put a proxy with TLS before it, as the README shows. With --trust-proxy, the
 last address of its X-Forwarded-For is the client's, and who tries many unknown tokens has to wait.
+";
+
+pub const SETUP: &str = "\
+Usage: invited setup WHAT HOST [--db FILE]
+";
+
+pub const DOCTOR: &str = "\
+Usage: invited doctor HOST [--json] [--db FILE]
+";
+
+pub const BACKUP: &str = "\
+Usage: invited backup FILE [--db FILE]
+";
+
+pub const RESTORE: &str = "\
+Usage: invited restore FILE [--db FILE]
 ";
 
 pub const TRY: &str = "\

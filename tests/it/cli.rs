@@ -93,9 +93,9 @@ fn names(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| !text[at + word.len()..].starts_with(goes_on))
 }
 
-const COMMANDS: [&str; 14] = [
-    "invite", "invites", "show", "revoke", "prune", "create", "list", "delete", "serve", "try", "import", "set", "get",
-    "unset",
+const COMMANDS: [&str; 18] = [
+    "invite", "invites", "show", "revoke", "prune", "create", "list", "delete", "serve", "setup", "doctor", "backup",
+    "restore", "try", "import", "set", "get", "unset",
 ];
 
 #[test]
