@@ -7,6 +7,7 @@ mod options;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -70,6 +71,7 @@ pub enum Command {
 }
 
 /// How to serve.
+#[derive(Clone, Default)]
 pub struct Serve {
     /// Where guests come; nowhere means where a supervisor says, else the default.
     pub listen: Vec<Listen>,
@@ -79,8 +81,8 @@ pub struct Serve {
     pub socket_mode: Option<u32>,
     /// Serve what is on stdin.
     pub inetd: bool,
-    /// End after so many seconds without a connection.
-    pub idle_exit_secs: Option<i64>,
+    /// End after so long without a connection.
+    pub idle_exit: Option<Duration>,
     /// Believe the proxy's word for who the client is.
     pub trust_proxy: bool,
     /// How much is logged.
@@ -212,7 +214,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
                 admin_listen: options.admin_listen,
                 socket_mode: options.socket_mode,
                 inetd: options.inetd,
-                idle_exit_secs: options.idle_exit,
+                idle_exit: options.idle_exit.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
                 trust_proxy: options.trust_proxy,
                 log_level: options.log_level.unwrap_or(Level::Info),
             };

@@ -8,9 +8,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-use std::net::SocketAddr;
-
-use crate::cli::{Command, DEFAULT_PORT, Listen, NewValue};
+use crate::cli::{Command, NewValue};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::json;
@@ -47,14 +45,7 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
-        Command::Serve { db, serve } => {
-            let listen = serve.listen.first().and_then(|listen| match listen {
-                Listen::Tcp(address) => Some(*address),
-                Listen::Unix(_) => None,
-            });
-            let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)));
-            serve::serve(&Store::open(&db)?, &serve::bind(listen)?, serve.trust_proxy, |_| Ok(()))
-        }
+        Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { .. } => Err(Error::internal("setup is not built yet")),
         Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
         Command::Backup { .. } => Err(Error::internal("backup is not built yet")),

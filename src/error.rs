@@ -1,7 +1,7 @@
 //! The one error type: what went wrong with which object, and the way out.
 //!
 //! A message is lower case without a full stop, names its object, and says what to do in parentheses where that helps.
-//! `main` maps a kind to an exit code and `routes` maps it to an HTTP status.
+//! Here a kind becomes an exit code, and in `routes` an HTTP status.
 //! No message ever holds the secret of a key or a password.
 
 use std::fmt;
@@ -17,6 +17,14 @@ pub enum Kind {
     Refused,
     /// Someone else holds the database, or there is no room: worth another try later.
     Unavailable,
+    /// A file or socket can't be made.
+    CannotCreate,
+    /// This user may not do it.
+    Permission,
+    /// Something that has been set up does not fit.
+    Config,
+    /// Reading or writing failed, or what was read is damaged.
+    Io,
     /// Everything else; over HTTP the message goes to the log alone.
     Internal,
 }
@@ -53,9 +61,30 @@ impl Error {
         Error::new(Kind::Refused, message)
     }
 
+    /// Something that has been set up does not fit.
+    pub fn config(message: impl Into<String>) -> Self {
+        Error::new(Kind::Config, message)
+    }
+
     /// A failure that no other kind fits.
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(Kind::Internal, message)
+    }
+
+    /// The exit code: 2 for wrong usage and 1 for all else; for a supervisor, that of sysexits.h.
+    pub fn exit_code(&self, for_supervisor: bool) -> u8 {
+        match self.kind {
+            Kind::Usage if for_supervisor => 64,
+            Kind::Usage => 2,
+            _ if !for_supervisor => 1,
+            Kind::NotFound => 66,
+            Kind::CannotCreate => 73,
+            Kind::Io => 74,
+            Kind::Unavailable => 75,
+            Kind::Permission => 77,
+            Kind::Config => 78,
+            Kind::Refused | Kind::Internal => 1,
+        }
     }
 
     /// The same failure, with what was being done in front of it.

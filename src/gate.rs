@@ -7,25 +7,31 @@
 
 mod connection;
 mod head;
+mod socket;
 mod upstream;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::log;
 
+use socket::Stream;
+pub use socket::{Door, Listener, UNIX_PEER};
 pub use upstream::Upstream;
 
 /// The header in which the gate tells the handlers the client's address; a client's own copy of it never gets through.
 pub const PEER: &str = "x-invited-peer";
+
+/// The header in which the gate tells the handlers that a request came by the admin's door.
+pub const DOOR: &str = "x-invited-door";
 
 /// The stack of a connection's thread. What it reads and writes is on the heap.
 const STACK: usize = 128 * 1024;
@@ -78,10 +84,12 @@ struct Open {
     connections: HashMap<u64, Connection>,
     /// Set at the end: no connection is kept for another request.
     draining: bool,
+    /// When the last connection came or went.
+    active: Instant,
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     /// Since when it waits for its client, to send or to take; none while a worker has its request.
     waiting: Option<Instant>,
     /// It was told to give way and is about to go.
@@ -94,40 +102,66 @@ pub fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Accepts connections until `stop` becomes readable, then lets the requests that run end, for [`Limits::drain`] at most.
-pub fn run(listener: &TcpListener, stop: BorrowedFd, upstream: Upstream, limits: Limits) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    // The standard library lets 128 connections queue up. Where a burst finds no room, its clients try again a second later.
-    rustix::net::listen(listener, BACKLOG)?;
-    let gate = Arc::new(Gate {
-        limits,
-        upstream,
-        open: Mutex::new(Open { next: 0, connections: HashMap::new(), draining: false }),
-        changed: Condvar::new(),
-    });
+/// Accepts connections until `stop` becomes readable, or until there was none for as long as `idle_exit`; then lets the
+/// requests that run end, for [`Limits::drain`] at most. `stopping` is called once that begins.
+pub fn run(
+    listeners: &[Listener],
+    stop: BorrowedFd,
+    upstream: Upstream,
+    limits: Limits,
+    idle_exit: Option<Duration>,
+    stopping: impl FnOnce(),
+) -> io::Result<()> {
+    for listener in listeners {
+        listener.set_nonblocking()?;
+        // The standard library lets 128 connections queue up. Where a burst finds no room, its clients try again a second later.
+        rustix::net::listen(listener, BACKLOG)?;
+    }
+    let gate = Gate::new(limits, upstream);
     loop {
-        let mut fds =
-            [PollFd::from_borrowed_fd(stop, PollFlags::IN), PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, None) {
+        let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        fds.extend(listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        let wait = idle_exit.map(|limit| gate.idle_left(limit));
+        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+        match poll(&mut fds, wait.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        let stopping = !fds[0].revents().is_empty();
+        // Whoever comes now finds the socket open still, held by the supervisor, and waits there for the next process.
+        if idle_exit
+            .is_some_and(|limit| fds.iter().all(|fd| fd.revents().is_empty()) && gate.idle_left(limit).is_zero())
+        {
+            stopping();
+            return Ok(());
+        }
+        let is_over = !fds[0].revents().is_empty();
         // Those that the system has already let in are served even at the end.
-        accept_all(&gate, listener);
-        if stopping {
+        for listener in listeners {
+            accept_all(&gate, listener);
+        }
+        if is_over {
+            stopping();
             gate.drain();
             return Ok(());
         }
     }
 }
 
-fn accept_all(gate: &Arc<Gate>, listener: &TcpListener) {
+/// Serves one connection to its end, as inetd starts a process for each.
+pub fn run_one(connection: OwnedFd, upstream: Upstream, limits: Limits) -> io::Result<()> {
+    let gate = Gate::new(limits, upstream);
+    let stream = Arc::new(Stream::inherited(connection)?);
+    let id = gate.enter(&mut gate.lock(), Arc::clone(&stream));
+    connection::serve(&gate, id, &stream, Door::Guests);
+    Ok(())
+}
+
+fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
     // A bound, so that a flood of connections can't keep the loop from seeing that it should stop.
     for _ in 0..1024 {
         match listener.accept() {
-            Ok((stream, _)) => gate.admit(stream),
+            Ok(stream) => gate.admit(stream, listener.door),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -143,12 +177,23 @@ fn accept_all(gate: &Arc<Gate>, listener: &TcpListener) {
 }
 
 impl Gate {
+    fn new(limits: Limits, upstream: Upstream) -> Arc<Gate> {
+        let open = Open { next: 0, connections: HashMap::new(), draining: false, active: Instant::now() };
+        Arc::new(Gate { limits, upstream, open: Mutex::new(open), changed: Condvar::new() })
+    }
+
+    /// How long there may be no connection from now on; all of it while there is one.
+    fn idle_left(&self, limit: Duration) -> Duration {
+        let open = self.lock();
+        if open.connections.is_empty() { limit.saturating_sub(open.active.elapsed()) } else { limit }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a new connection its thread, as soon as there is a place.
-    fn admit(self: &Arc<Self>, stream: TcpStream) {
+    fn admit(self: &Arc<Self>, stream: Stream, door: Door) {
         let stream = Arc::new(stream);
         let mut open = self.lock();
         while open.connections.len() >= self.limits.connections {
@@ -157,22 +202,27 @@ impl Gate {
             open =
                 self.changed.wait_timeout(open, Duration::from_millis(100)).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let id = open.next;
-        open.next += 1;
-        let entry = Connection { stream: Arc::clone(&stream), waiting: Some(Instant::now()), dismissed: false };
-        open.connections.insert(id, entry);
+        let id = self.enter(&mut open, Arc::clone(&stream));
         drop(open);
         let gate = Arc::clone(self);
         let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
         let started = thread.spawn(move || {
             let _place = Place { gate: &gate, id };
-            connection::serve(&gate, id, &stream);
+            connection::serve(&gate, id, &stream, door);
         });
         if let Err(error) = started {
             // This connection alone is lost; the closure that held it has been dropped.
             log::event(&[("event", &"thread-failed"), ("detail", &error)]);
             self.leave(id);
         }
+    }
+
+    fn enter(&self, open: &mut Open, stream: Arc<Stream>) -> u64 {
+        let id = open.next;
+        open.next += 1;
+        open.active = Instant::now();
+        open.connections.insert(id, Connection { stream, waiting: Some(Instant::now()), dismissed: false });
+        id
     }
 
     /// Lets the connection go that has waited longest for its client, if one waits.
@@ -196,7 +246,10 @@ impl Gate {
     }
 
     fn leave(&self, id: u64) {
-        self.lock().connections.remove(&id);
+        let mut open = self.lock();
+        open.connections.remove(&id);
+        open.active = Instant::now();
+        drop(open);
         self.changed.notify_all();
     }
 
@@ -235,6 +288,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -265,11 +319,11 @@ mod tests {
             }
         });
         let upstream = Upstream::open(socket, 2).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), Door::Guests).unwrap();
+        let address = listener.address().unwrap();
         let (stop, stopper) = UnixStream::pair().unwrap();
         let limits = Limits { connections: 4, answer: Duration::from_secs(600), ..LIMITS };
-        let gate = thread::spawn(move || run(&listener, stop.as_fd(), upstream, limits));
+        let gate = thread::spawn(move || run(&[listener], stop.as_fd(), upstream, limits, None, || {}));
         let deaf = || {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

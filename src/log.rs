@@ -3,19 +3,23 @@
 //! Callers see to it that no key, token or query string is among the values. The only writer to stderr while serving.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
+static IS_MUTE: AtomicBool = AtomicBool::new(false);
+
 /// How much is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// What needs somebody's attention.
     Error,
     /// Also what was refused.
     Warning,
     /// Everything: a line a request.
+    #[default]
     Info,
 }
 
@@ -47,7 +51,17 @@ pub fn event(pairs: &[(&str, &dyn Display)]) {
         }
     }
     line.push('\n');
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    let _ = stderr().write_all(line.as_bytes());
+}
+
+/// Where messages go. Started by inetd, stderr is the client's connection, and messages go nowhere.
+pub fn stderr() -> Box<dyn Write> {
+    if IS_MUTE.load(Ordering::Relaxed) { Box::new(std::io::sink()) } else { Box::new(std::io::stderr().lock()) }
+}
+
+/// Writes nothing from now on.
+pub fn mute() {
+    IS_MUTE.store(true, Ordering::Relaxed);
 }
 
 /// The current time in Unix seconds.

@@ -1,6 +1,6 @@
 //! `invited` hands out invites to an XMPP server.
 //!
-//! Parses, runs, prints the error, sets the exit code: 0 done, 1 failed, 2 wrong usage.
+//! Parses, runs, prints the error, sets the exit code: 0 done, 1 failed, 2 wrong usage; of `serve`, that of sysexits.h.
 
 mod api;
 mod cli;
@@ -25,24 +25,25 @@ mod routes;
 mod server;
 mod settings;
 mod store;
+mod supervise;
 mod thread;
 mod user;
 mod views;
 mod xmpp;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use error::Kind;
-
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1);
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let for_supervisor = args.first().is_some_and(|command| command == "serve");
     let outcome = cli::parse(args, std::env::var_os("INVITED_DB")).and_then(commands::run);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "invited: {error}");
-            ExitCode::from(if error.kind == Kind::Usage { 2 } else { 1 })
+            let _ = writeln!(log::stderr(), "invited: {error}");
+            ExitCode::from(error.exit_code(for_supervisor))
         }
     }
 }

@@ -113,9 +113,7 @@ fn nothing_here(pages: &Pages, request: &Request) -> Answer {
 fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
     let (status, reason, title, text) = match error.kind {
         Kind::Unavailable => (503, "unavailable", "Service unavailable", "Try again in some seconds."),
-        Kind::Usage | Kind::NotFound | Kind::Refused | Kind::Internal => {
-            (500, "internal", "Internal error", "The log of the server says more.")
-        }
+        _ => (500, "internal", "Internal error", "The log of the server says more."),
     };
     let mut response = api::error(pages, request, status, title, reason, text, None);
     if status == 503 {

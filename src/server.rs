@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Server, StatusCode};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request};
 use crate::log;
 use crate::random;
@@ -42,10 +42,10 @@ impl PrivateFolder {
         remove_stale(&parent);
         let path = parent.join(format!("invited-{}", random::base64url::<12>()?));
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            Error::internal(format!(
-                "cannot make the folder {}: {error} (set TMPDIR to a writable folder)",
-                path.display()
-            ))
+            Error::new(
+                Kind::CannotCreate,
+                format!("cannot make the folder {}: {error} (set TMPDIR to a writable folder)", path.display()),
+            )
         })?;
         Ok(PrivateFolder(path))
     }
@@ -89,12 +89,12 @@ impl Drop for PrivateFolder {
 /// Starts the loop on the socket and its workers, each with a connection of its own for reading.
 ///
 /// Should the loop ever end, the process ends with exit code 1, for its supervisor to start it again: deaf is worse than dead.
-pub fn start(socket: &Path, app: App, store: &Store) -> Result<()> {
+pub fn start(socket: &Path, app: App, store: &Store, workers: usize) -> Result<()> {
     let server = Server::http_unix(socket)
         .map_err(|error| Error::internal(format!("cannot listen on {}: {error}", socket.display())))?;
     let server = Arc::new(server);
     let app = Arc::new(app);
-    for number in 0..WORKERS {
+    for number in 0..workers {
         let (server, app, store) = (Arc::clone(&server), Arc::clone(&app), store.another()?);
         spawn(&format!("worker {number}"), STACK, move || {
             while let Ok(request) = server.recv() {

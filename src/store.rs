@@ -76,7 +76,7 @@ impl Store {
         match path.metadata() {
             Ok(found) if found.is_file() => {}
             Ok(_) => {
-                return Err(Error::internal(format!(
+                return Err(Error::config(format!(
                     "cannot open {}: it is not a file (pass --db FILE)",
                     path.display()
                 )));
@@ -117,7 +117,7 @@ impl Store {
             if mode != "wal" {
                 let mode = use_wal(&conn)?;
                 if mode != "wal" {
-                    return Err(Error::internal(format!(
+                    return Err(Error::config(format!(
                         "SQLite's write-ahead log can't be used there (journal mode {mode}); the file must be on a local disk"
                     )));
                 }
@@ -146,7 +146,7 @@ impl Store {
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found = version(&tx)?;
         if found > MIGRATIONS.len() {
-            return Err(Error::internal(format!(
+            return Err(Error::config(format!(
                 "its schema has version {found}, this program knows {} (use the newer invited that wrote it)",
                 MIGRATIONS.len()
             )));
@@ -281,31 +281,36 @@ fn sync_wal(path: &Path) -> Result<()> {
 
 fn cannot_open(path: &Path, error: &io::Error) -> Error {
     let path = path.display();
-    Error::internal(match error.kind() {
-        io::ErrorKind::PermissionDenied => {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::new(
+            Kind::Permission,
             format!(
                 "cannot open {path}: permission denied (run as a user or in a group that may write it, or pass --db FILE)"
-            )
-        }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            format!("cannot open {path}: the file system is read-only (mount it for writing, or pass --db FILE)")
-        }
-        _ => format!("cannot open {path}: {error}"),
-    })
+            ),
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => Error::new(
+            Kind::Io,
+            format!("cannot open {path}: the file system is read-only (mount it for writing, or pass --db FILE)"),
+        ),
+        _ => Error::new(Kind::Io, format!("cannot open {path}: {error}")),
+    }
 }
 
 fn cannot_create(path: &Path, error: &io::Error) -> Error {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (path, folder) = (path.display(), folder.display());
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::not_found(format!("cannot create {path}: there is no folder {folder} (make it, or pass --db FILE)"))
-        }
-        io::ErrorKind::PermissionDenied => Error::internal(format!(
-            "cannot create {path}: permission denied in {folder} (run as the user that owns the folder, or pass --db FILE)"
-        )),
-        _ => Error::internal(format!("cannot create {path}: {error}")),
-    }
+    Error::new(
+        Kind::CannotCreate,
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("cannot create {path}: there is no folder {folder} (make it, or pass --db FILE)")
+            }
+            io::ErrorKind::PermissionDenied => format!(
+                "cannot create {path}: permission denied in {folder} (run as the user that owns the folder, or pass --db FILE)"
+            ),
+            _ => format!("cannot create {path}: {error}"),
+        },
+    )
 }
 
 impl From<rusqlite::Error> for Error {
@@ -322,14 +327,17 @@ impl From<rusqlite::Error> for Error {
                 ),
             ),
             ErrorCode::DiskFull => Error::new(Kind::Unavailable, "the disk is full (make room; nothing was changed)"),
-            ErrorCode::NotADatabase => Error::internal("it is not an SQLite database (pass --db with another FILE)"),
-            ErrorCode::ReadOnly => Error::internal(
+            ErrorCode::NotADatabase => Error::config("it is not an SQLite database (pass --db with another FILE)"),
+            ErrorCode::ReadOnly => Error::new(
+                Kind::Permission,
                 "it can't be written (the file, its -wal and -shm and their folder must be writable for this user)",
             ),
-            ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::internal(
+            ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
+                Kind::Permission,
                 "SQLite can't open it (the file, its -wal and -shm and their folder must be writable for this user)",
             ),
-            ErrorCode::DatabaseCorrupt => Error::internal("it is damaged (restore a backup)"),
+            ErrorCode::DatabaseCorrupt => Error::new(Kind::Io, "it is damaged (restore a backup)"),
+            ErrorCode::SystemIoFailure => Error::new(Kind::Io, error.to_string()),
             _ => Error::internal(error.to_string()),
         }
     }

@@ -1,18 +1,20 @@
 //! `serve` and `try`.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{create_key, print};
-use crate::error::{Error, Result};
-use crate::gate::{self, Upstream};
+use crate::cli::{DEFAULT_PORT, Listen, Serve as Options};
+use crate::error::{Error, Kind, Result};
+use crate::gate::{self, Door, Listener, Upstream};
 use crate::host::Host;
 use crate::invite::Allow;
 use crate::limit::Limiter;
@@ -22,8 +24,12 @@ use crate::register::Desk;
 use crate::routes::App;
 use crate::server::{self, PrivateFolder};
 use crate::store::{KeyLimits, Store, Writer};
+use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
 use crate::views::Views;
+
+/// The access mode of Unix sockets unless told otherwise: for the proxy's group.
+const SOCKET_MODE: u32 = 0o660;
 
 /// The stack of the threads beside the server, in bytes.
 const STACK: usize = 1024 * 1024;
@@ -34,60 +40,146 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the counts of page views go into the file.
 const VIEWS_EVERY: Duration = Duration::from_secs(5);
 
-/// Listens on this address; port 0 takes a free one.
-pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(listen).map_err(|error| {
-        Error::internal(match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("cannot listen on {listen}: another program does (end it, or choose with --listen ADDR:PORT)")
+/// How long a process that inetd has started with a listening socket waits for the next connection.
+const INETD_IDLE: Duration = Duration::from_secs(60);
+
+/// Serves as the command line says.
+pub fn run(db: &Path, options: &Options) -> Result<()> {
+    if options.inetd {
+        if supervise::stderr_is_stdin() {
+            log::mute();
+        }
+        return match supervise::inetd()? {
+            Inetd::Connection(connection) => serve_one(&Store::open(db)?, connection, options.trust_proxy),
+            Inetd::Listener(listener) => {
+                let idle_exit = options.idle_exit.unwrap_or(INETD_IDLE);
+                let options = Options { idle_exit: Some(idle_exit), ..options.clone() };
+                serve(&Store::open(db)?, vec![listener], &options, |_| Ok(()))
             }
-            _ => format!("cannot listen on {listen}: {error} (choose with --listen ADDR:PORT)"),
-        })
+        };
+    }
+    let mut listeners = supervise::activated()?;
+    for listen in &options.listen {
+        listeners.push(bind(listen, options.socket_mode, Door::Guests)?);
+    }
+    if listeners.iter().all(|listener| listener.door == Door::Admin) {
+        let default = Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)));
+        listeners.push(bind(&default, options.socket_mode, Door::Guests)?);
+    }
+    for listen in &options.admin_listen {
+        listeners.push(bind(listen, options.socket_mode, Door::Admin)?);
+    }
+    serve(&Store::open(db)?, listeners, options, |_| Ok(()))
+}
+
+/// Listens on this address; port 0 takes a free one.
+pub fn bind(listen: &Listen, socket_mode: Option<u32>, door: Door) -> Result<Listener> {
+    let (name, listener) = match listen {
+        Listen::Tcp(address) => (address.to_string(), Listener::tcp(*address, door)),
+        Listen::Unix(path) => {
+            (format!("unix:{}", path.display()), Listener::unix(path, socket_mode.unwrap_or(SOCKET_MODE), door))
+        }
+    };
+    listener.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Error::new(
+            Kind::Unavailable,
+            format!("cannot listen on {name}: another program does (end it, or choose with --listen ADDR:PORT)"),
+        ),
+        io::ErrorKind::PermissionDenied => Error::new(
+            Kind::Permission,
+            format!(
+                "cannot listen on {name}: permission denied (choose with --listen a port above 1023 or another folder)"
+            ),
+        ),
+        _ => {
+            Error::new(Kind::CannotCreate, format!("cannot listen on {name}: {error} (choose with --listen ADDR:PORT)"))
+        }
     })
 }
 
-/// Serves on this socket until SIGTERM or SIGINT. `ready` is called with its address once requests are answered.
-pub fn serve(
+fn failed(what: &str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::internal(format!("{what}: {error}"))
+}
+
+/// What all requests share.
+fn app(writer: &Writer, views: &Arc<Views>, trust_proxy: bool) -> Result<App> {
+    Ok(App {
+        pages: Pages::load()?,
+        writer: writer.clone(),
+        views: Arc::clone(views),
+        limiter: Limiter::new(trust_proxy),
+        // The other workers are for everybody else, however long the XMPP server takes.
+        desk: Desk::new(server::WORKERS - 4),
+    })
+}
+
+/// Serves the one connection that inetd has accepted, to its end.
+fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()> {
+    let views = Arc::new(Views::default());
+    let writer = Writer::start(store.another()?)?;
+    let folder = PrivateFolder::make()?;
+    let socket = folder.path().join(server::SOCKET);
+    server::start(&socket, app(&writer, &views, trust_proxy)?, store, 1)?;
+    let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
+    gate::run_one(connection, upstream, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
+    write_views(&writer, &views);
+    Ok(())
+}
+
+/// Serves on these sockets until SIGTERM or SIGINT. `ready` is called with the first TCP address once requests are answered.
+fn serve(
     store: &Store,
-    listener: &TcpListener,
-    trust_proxy: bool,
-    ready: impl FnOnce(SocketAddr) -> Result<()>,
+    listeners: Vec<Listener>,
+    options: &Options,
+    ready: impl FnOnce(Option<SocketAddr>) -> Result<()>,
 ) -> Result<()> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| Error::internal(format!("{what}: {error}"))
-    };
-    // Signals come as bytes on a socket, which the accepting loop waits for beside its listener.
+    // Signals come as bytes on a socket, which the accepting loop waits for beside its listeners.
     let (stop, signals) = UnixStream::pair().map_err(failed("cannot make a socket for signals"))?;
     for signal in [SIGTERM, SIGINT] {
         let signals = signals.try_clone().map_err(failed("cannot copy the socket for signals"))?;
         signal_hook::low_level::pipe::register(signal, signals).map_err(failed("cannot wait for signals"))?;
     }
+    // There is nothing to open anew: settings are read for each request, and the log is stderr.
+    signal_hook::flag::register(SIGHUP, Arc::default()).map_err(failed("cannot wait for signals"))?;
     gate::raise_file_limit();
     let views = Arc::new(Views::default());
     let writer = Writer::start(store.another()?)?;
-    let app = App {
-        pages: Pages::load()?,
-        writer: writer.clone(),
-        views: Arc::clone(&views),
-        limiter: Limiter::new(trust_proxy),
-        // The other workers are for everybody else, however long the XMPP server takes.
-        desk: Desk::new(server::WORKERS - 4),
-    };
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     let folder = PrivateFolder::make()?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app, store)?;
-    let upstream = Upstream::open(socket, server::WORKERS).map_err(failed("cannot reach the loop of workers"))?;
-    let address = listener.local_addr().map_err(failed("cannot tell the address of the socket"))?;
-    // Whoever starts this waits for exactly this line.
-    let _ = writeln!(io::stderr(), "listening on http://{address}");
-    ready(address)?;
-    gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))?;
+    server::start(&socket, app(&writer, &views, options.trust_proxy)?, store, server::WORKERS)?;
+    let unreachable = failed("cannot reach the loop of workers");
+    let upstream = Upstream::open(socket.clone(), server::WORKERS).map_err(&unreachable)?;
+    if let Some(pause) = supervise::watchdog() {
+        keep_awake(Upstream::open(socket, 1).map_err(&unreachable)?, pause)?;
+    }
+    for listener in &listeners {
+        // Whoever starts this waits for exactly this line.
+        let what = if listener.door == Door::Admin { "listening for the admin on" } else { "listening on" };
+        let _ = writeln!(log::stderr(), "{what} {listener}");
+    }
+    supervise::notify("READY=1");
+    ready(listeners.iter().find_map(Listener::address))?;
+    let stopping = || supervise::notify("STOPPING=1");
+    gate::run(&listeners, stop.as_fd(), upstream, gate::LIMITS, options.idle_exit, stopping)
+        .map_err(failed("cannot accept connections"))?;
     write_views(&writer, &views);
     store.checkpoint();
     Ok(())
+}
+
+/// Gives the supervisor signs of life, as long as a worker can be reached.
+fn keep_awake(upstream: Upstream, pause: Duration) -> Result<()> {
+    let body = move || {
+        loop {
+            if upstream.is_served() {
+                supervise::notify("WATCHDOG=1");
+            }
+            thread::sleep(pause);
+        }
+    };
+    spawn("watchdog", STACK, body)
 }
 
 /// Prunes all hosts now and once an hour, on a thread of its own.
@@ -137,12 +229,11 @@ pub fn try_out(host: &Host) -> Result<()> {
     let mut store = Store::create(&folder.path().join("invited.sqlite"))?;
     let limits = KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
     let key = create_key(&mut store, host, Some("try"), &limits)?.text();
-    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let address =
-        listener.local_addr().map_err(|error| Error::internal(format!("cannot tell the address: {error}")))?;
+    let listener = bind(&Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), None, Door::Guests)?;
+    let address = listener.address().ok_or_else(|| Error::internal("cannot tell the address of the socket"))?;
     store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
     let db = folder.path().join("invited.sqlite");
-    serve(&store, &listener, false, |address| {
+    serve(&store, vec![listener], &Options::default(), |_| {
         print(&format!(
             "\
 A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:

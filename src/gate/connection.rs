@@ -1,11 +1,12 @@
 //! One client's connection: reads a request whole, has it answered, writes the answer, and again.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::Gate;
 use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
+use super::socket::{Door, Stream};
 use crate::log;
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
@@ -13,9 +14,9 @@ use crate::log;
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
 /// Serves a connection to its end.
-pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let peer = stream.peer_addr().map_or_else(|_| "-".to_owned(), |peer| peer.ip().to_canonical().to_string());
+pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
+    stream.set_nodelay();
+    let peer = stream.peer();
     let mut client = Client { stream, unread: Vec::new(), timeout: None };
     let mut patience = gate.limits.request;
     loop {
@@ -28,7 +29,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
             return;
         }
-        let request = head::rewrite(&head, &peer, &body);
+        let request = head::rewrite(&head, &peer, door, &body);
         let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -50,7 +51,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &TcpStream) {
 }
 
 struct Client<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     /// What has been read and not been used.
     unread: Vec<u8>,
     /// The timeout that the socket has for reading, so as to set it only when it changes.
@@ -133,12 +134,12 @@ impl Client<'_> {
     fn read(&mut self, wait: Duration) -> io::Result<usize> {
         if self.timeout != Some(wait) {
             // A timeout of zero would mean none at all.
-            self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+            self.stream.set_read_timeout(wait.max(Duration::from_millis(1)))?;
             self.timeout = Some(wait);
         }
         let mut bytes = [0; 4096];
         loop {
-            match (&*self.stream).read(&mut bytes) {
+            match { self.stream }.read(&mut bytes) {
                 Ok(read) => {
                     self.unread.extend_from_slice(&bytes[..read]);
                     return Ok(read);
@@ -152,9 +153,9 @@ impl Client<'_> {
     /// Writes all bytes within this time.
     fn write(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
         let deadline = Instant::now() + limit;
-        self.stream.set_write_timeout(Some(limit))?;
+        self.stream.set_write_timeout(limit)?;
         while !bytes.is_empty() {
-            match (&*self.stream).write(bytes) {
+            match { self.stream }.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -167,7 +168,7 @@ impl Client<'_> {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.stream.set_write_timeout(Some(left))?;
+            self.stream.set_write_timeout(left)?;
         }
         Ok(())
     }

@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use super::PEER;
+use super::socket::Door;
+use super::{DOOR, PEER};
 
 /// The most header lines of a request.
 const HEADERS: usize = 64;
@@ -128,9 +129,12 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
 }
 
 /// The whole request as the loop behind the gate gets it.
-pub fn rewrite(head: &Head, peer: &str, body: &[u8]) -> Vec<u8> {
+pub fn rewrite(head: &Head, peer: &str, door: Door, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(head.rewritten.len() + 64 + body.len());
     bytes.extend_from_slice(head.rewritten.as_bytes());
+    if door == Door::Admin {
+        bytes.extend_from_slice(format!("{DOOR}: admin\r\n").as_bytes());
+    }
     bytes.extend_from_slice(format!("{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
     bytes.extend_from_slice(body);
     bytes
@@ -281,7 +285,7 @@ mod tests {
         let request = String::from_utf8_lossy(request).replace("example?x", "example/?x");
         let head = read(request.as_bytes(), 100).unwrap();
         assert!(!head.keep_alive);
-        let written = String::from_utf8(rewrite(&head, "::1", b"abc")).unwrap();
+        let written = String::from_utf8(rewrite(&head, "::1", Door::Guests, b"abc")).unwrap();
         assert_eq!(
             written,
             "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"

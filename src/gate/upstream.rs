@@ -17,6 +17,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a new connection may take to be served.
 const OPEN: Duration = Duration::from_secs(1);
 
+/// What a worker answers at once.
+const PROBE: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
+
 const BUSY: Refusal = Refusal { status: 503, reason: "gate-busy" };
 const WORKER_TOO_SLOW: Refusal = Refusal { status: 504, reason: "gate-worker-timeout" };
 const BROKEN: Refusal = Refusal { status: 500, reason: "gate-upstream" };
@@ -76,6 +79,11 @@ impl Upstream {
         Ok(answer)
     }
 
+    /// Whether a worker answers.
+    pub fn is_served(&self) -> bool {
+        self.exchange(PROBE, false, ANSWER).is_ok()
+    }
+
     fn take(&self, wait: Duration) -> Option<Option<UnixStream>> {
         let deadline = Instant::now() + wait;
         let mut free = self.lock();
@@ -103,7 +111,7 @@ impl Upstream {
             let mut stream = UnixStream::connect(&self.socket)?;
             stream.set_write_timeout(Some(ANSWER))?;
             stream.set_read_timeout(Some(OPEN))?;
-            match exchange(&mut stream, b"OPTIONS * HTTP/1.1\r\n\r\n", false) {
+            match exchange(&mut stream, PROBE, false) {
                 Ok(_) => {
                     stream.set_read_timeout(Some(ANSWER))?;
                     return Ok(stream);
