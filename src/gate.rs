@@ -39,6 +39,9 @@ const STACK: usize = 128 * 1024;
 /// The most connections that wait to be accepted; the system has a bound of its own.
 const BACKLOG: i32 = 4096;
 
+/// How long at the end the first request of a new connection is waited for.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What a client may take.
 pub struct Limits {
     /// Connections at the same time.
@@ -94,6 +97,8 @@ struct Connection {
     waiting: Option<Instant>,
     /// It was told to give way and is about to go.
     dismissed: bool,
+    /// Its first request has not come yet.
+    fresh: bool,
 }
 
 /// Raises the limit of open files as far as it goes: a connection takes one, and the database some more.
@@ -155,6 +160,13 @@ pub fn run_one(connection: OwnedFd, upstream: Upstream, limits: Limits) -> io::R
     let id = gate.enter(&mut gate.lock(), Arc::clone(&stream));
     connection::serve(&gate, id, &stream, Door::Guests);
     Ok(())
+}
+
+/// Tells the client of a connection that it can't be served.
+pub fn refuse_one(connection: OwnedFd, limits: Limits) {
+    if let Ok(stream) = Stream::inherited(connection) {
+        connection::refuse(&stream, upstream::BUSY, &limits);
+    }
 }
 
 fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
@@ -221,7 +233,8 @@ impl Gate {
         let id = open.next;
         open.next += 1;
         open.active = Instant::now();
-        open.connections.insert(id, Connection { stream, waiting: Some(Instant::now()), dismissed: false });
+        open.connections
+            .insert(id, Connection { stream, waiting: Some(Instant::now()), dismissed: false, fresh: true });
         id
     }
 
@@ -242,6 +255,7 @@ impl Gate {
             return false;
         };
         connection.waiting = waiting.then(Instant::now);
+        connection.fresh = false;
         !(connection.dismissed || (waiting && draining))
     }
 
@@ -253,22 +267,36 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Ends the connections that wait, and gives the others their time.
+    /// Ends the connections that wait for another request, and gives the others their time. A client that has only just
+    /// connected is about to send, and does not try again by itself: its first request is waited for, if not for long.
     fn drain(&self) {
-        let deadline = Instant::now() + self.limits.drain;
+        let start = Instant::now();
         let mut open = self.lock();
         open.draining = true;
-        for connection in open.connections.values().filter(|connection| connection.waiting.is_some()) {
-            // What has arrived by now can still be read, and is answered.
-            let _ = connection.stream.shutdown(Shutdown::Read);
-        }
+        open.end_waiting(|connection| !connection.fresh);
+        let mut is_patient = true;
         while !open.connections.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let waited = start.elapsed();
+            if waited >= self.limits.drain {
                 log::event(&[("event", &"drain-timeout"), ("connections", &open.connections.len())]);
                 return;
             }
-            open = self.changed.wait_timeout(open, left).unwrap_or_else(PoisonError::into_inner).0;
+            if is_patient && waited >= FIRST_REQUEST {
+                is_patient = false;
+                open.end_waiting(|_| true);
+            }
+            let next = if is_patient { FIRST_REQUEST } else { self.limits.drain };
+            let wait = self.changed.wait_timeout(open, next.saturating_sub(waited));
+            open = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Open {
+    /// Lets those go that wait for their client. What has arrived by now can still be read, and is answered.
+    fn end_waiting(&self, which: impl Fn(&Connection) -> bool) {
+        for connection in self.connections.values().filter(|c| c.waiting.is_some() && which(c)) {
+            let _ = connection.stream.shutdown(Shutdown::Read);
         }
     }
 }

@@ -121,14 +121,22 @@ expired, is skipped.
 ";
 
 pub const SERVE: &str = "\
-Usage: invited serve [--listen ADDR:PORT] [--trust-proxy] [--db FILE]
+Usage: invited serve [--listen ADDR:PORT | --listen unix:PATH]… [--socket-mode MODE] [--inetd]
+                     [--idle-exit DURATION] [--trust-proxy] [--db FILE]
 
-Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. Listens on
-127.0.0.1:8642 unless told otherwise; port 0 takes a free one. When the socket is open, the line
-`listening on http://ADDR:PORT` is printed on stderr, and one line of log a request from then on.
+Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. When the sockets are
+open, `listening on http://ADDR:PORT` is printed on stderr for each, and then a line a request.
 
-It speaks plain HTTP: put a proxy with TLS before it, as the README shows. With --trust-proxy, the
-last address of its X-Forwarded-For is the client's, and who tries many unknown tokens has to wait.
+  --listen            where, several times if need be: 127.0.0.1:8642 (if nothing else is said),
+                      [::1]:8642, unix:PATH; port 0 takes a free one. Sockets of a supervisor
+                      (LISTEN_FDS) are served without this
+  --socket-mode MODE  access to Unix sockets, in octal (660)
+  --inetd             serve what inetd has put on stdin: a connection (nowait) or a socket (wait)
+  --idle-exit DURATION  end after so long without a connection, for sockets of a supervisor
+  --trust-proxy       the last address of the proxy's X-Forwarded-For is the client's: who tries
+                      many unknown tokens has to wait
+
+It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
 ";
 
 pub const SETUP: &str = "\

@@ -50,7 +50,12 @@ pub fn run(db: &Path, options: &Options) -> Result<()> {
             log::mute();
         }
         return match supervise::inetd()? {
-            Inetd::Connection(connection) => serve_one(&Store::open(db)?, connection, options.trust_proxy),
+            Inetd::Connection(connection) => {
+                let copy = connection.try_clone().map_err(failed("cannot copy the connection"))?;
+                let served = Store::open(db).and_then(|store| serve_one(&store, connection, options.trust_proxy));
+                // The client hears that it did not work; why is for the admin, who sees the exit code.
+                served.inspect_err(|_| gate::refuse_one(copy, gate::LIMITS))
+            }
             Inetd::Listener(listener) => {
                 let idle_exit = options.idle_exit.unwrap_or(INETD_IDLE);
                 let options = Options { idle_exit: Some(idle_exit), ..options.clone() };

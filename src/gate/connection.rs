@@ -4,9 +4,9 @@ use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::Gate;
 use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
 use super::socket::{Door, Stream};
+use super::{Gate, Limits};
 use crate::log;
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
@@ -48,6 +48,11 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
         }
         patience = gate.limits.idle;
     }
+}
+
+/// Answers whatever comes on a connection with a refusal.
+pub fn refuse(stream: &Stream, refusal: Refusal, limits: &Limits) {
+    Client { stream, unread: Vec::new(), timeout: None }.refuse(refusal, &stream.peer(), limits.answer);
 }
 
 struct Client<'a> {

@@ -20,7 +20,8 @@ const OPEN: Duration = Duration::from_secs(1);
 /// What a worker answers at once.
 const PROBE: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
 
-const BUSY: Refusal = Refusal { status: 503, reason: "gate-busy" };
+/// There is nobody to answer it now.
+pub const BUSY: Refusal = Refusal { status: 503, reason: "gate-busy" };
 const WORKER_TOO_SLOW: Refusal = Refusal { status: 504, reason: "gate-worker-timeout" };
 const BROKEN: Refusal = Refusal { status: 500, reason: "gate-upstream" };
 

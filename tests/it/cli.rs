@@ -79,7 +79,6 @@ fn wrong_usage_exits_2_and_makes_no_database() {
         &["delete", "example.com"],
         &["set", "example.com", "url", "example.com/no-scheme"],
         &["set", "example.com", "bogus", "x"],
-        &["serve", "--listen", "nowhere"],
     ] {
         let stderr = fails(&folder.db(), 2, args);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -175,7 +174,7 @@ fn a_new_file_is_for_its_user_and_group_as_the_umask_lets_it() {
 #[test]
 fn a_missing_file_or_folder_is_named_with_the_way_out() {
     let folder = Folder::new();
-    for args in [&["list", "example.com"][..], &["delete", "example.com", "x"], &["serve"], &["get", "example.com"]] {
+    for args in [&["list", "example.com"][..], &["delete", "example.com", "x"], &["get", "example.com"]] {
         let stderr = fails(&folder.db(), 1, args);
         assert!(stderr.contains(folder.db().to_str().unwrap()) && stderr.contains("invited create"), "{stderr}");
     }

@@ -123,7 +123,7 @@ fn an_address_in_use_is_named_with_the_way_out() {
     let folder = Folder::new();
     create_key(&folder.db(), "example.com");
     let server = Server::start(&folder.db());
-    let stderr = fails(&folder.db(), 1, &["serve", "--listen", &server.addr.to_string()]);
+    let stderr = fails(&folder.db(), 75, &["serve", "--listen", &server.addr.to_string()]);
     assert!(stderr.contains(&server.addr.to_string()) && stderr.contains("--listen"), "{stderr}");
 }
 
