@@ -26,10 +26,9 @@ invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS
   get HOST [NAME]          print one setting, or all that are set
   unset HOST NAME          take a setting back to its default
 
-Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite),
-         --help, --version. `invited COMMAND --help` says more.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, all else to stderr.
+Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite), --help, --version.
+`invited COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 wrong usage.
+Results go to stdout, all else to stderr.
 ";
 
 pub const CREATE: &str = "\
