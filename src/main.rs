@@ -9,6 +9,7 @@ mod create;
 mod duration;
 mod error;
 mod gate;
+mod harden;
 mod host;
 mod http;
 mod invite;

@@ -103,6 +103,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Another connection to the file that this one has open.
     pub fn another(&self) -> Result<Store> {
         Store::connect(&self.path)

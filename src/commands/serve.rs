@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::{create_key, print};
 use crate::cli::{DEFAULT_PORT, Listen, Serve as Options};
 use crate::error::{Error, Kind, Result};
 use crate::gate::{self, Door, Listener, Upstream};
+use crate::harden;
 use crate::host::Host;
 use crate::invite::Allow;
 use crate::limit::Limiter;
@@ -120,9 +121,10 @@ fn app(writer: &Writer, views: &Arc<Views>, trust_proxy: bool) -> Result<App> {
 
 /// Serves the one connection that inetd has accepted, to its end.
 fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()> {
+    let folder = PrivateFolder::make()?;
+    harden::restrict(store.path(), folder.path(), &[])?;
     let views = Arc::new(Views::default());
     let writer = Writer::start(store.another()?)?;
-    let folder = PrivateFolder::make()?;
     let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app(&writer, &views, trust_proxy)?, store, 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
@@ -147,11 +149,14 @@ fn serve(
     // There is nothing to open anew: settings are read for each request, and the log is stderr.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(failed("cannot wait for signals"))?;
     gate::raise_file_limit();
+    let folder = PrivateFolder::make()?;
+    let sockets: Vec<PathBuf> = listeners.iter().filter_map(Listener::path).collect();
+    let level = harden::restrict(store.path(), folder.path(), &sockets)?;
+    log::event(&[("event", &"hardened"), ("landlock", &level)]);
     let views = Arc::new(Views::default());
     let writer = Writer::start(store.another()?)?;
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
-    let folder = PrivateFolder::make()?;
     let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app(&writer, &views, options.trust_proxy)?, store, server::WORKERS)?;
     let unreachable = failed("cannot reach the loop of workers");

@@ -82,6 +82,14 @@ impl Listener {
         }
     }
 
+    /// Where a Unix socket is that goes at the end.
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.socket {
+            Socket::Unix(_, Some((path, ..))) => Some(path.clone()),
+            _ => None,
+        }
+    }
+
     /// The address of a TCP socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {

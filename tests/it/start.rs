@@ -344,3 +344,14 @@ fn the_exit_code_of_serve_tells_a_supervisor_what_is_wrong_and_other_commands_ke
         assert_eq!(output.status.code(), Some(77), "{output:?}");
     }
 }
+
+#[test]
+fn what_is_not_needed_is_given_up() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let server = Server::start(&folder.db());
+    assert_eq!(server.status_figure("NoNewPrivs"), 1);
+    // How far the kernel goes along; that it does what it should is a test of its own.
+    let log = server.log_with("event=hardened");
+    assert!(["full", "partial", "none"].iter().any(|level| log.contains(&format!("landlock={level}\n"))), "{log}");
+}
