@@ -274,15 +274,18 @@ pub enum Release {
 
 impl Release {
     pub fn run(self, test: fn(Release)) {
-        let is_there = match self {
+        if self.is_there() {
+            test(self);
+        }
+    }
+
+    pub fn is_there(self) -> bool {
+        match self {
             Release::OfThisMachine => available("prosody", Path::new("/usr/bin/prosody").exists()),
             Release::OfSid => {
                 let is_root = rustix::process::geteuid().is_root();
                 available("sid", is_root && self.root().join("usr/bin/prosody").exists())
             }
-        };
-        if is_there {
-            test(self);
         }
     }
 
