@@ -189,7 +189,10 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
         None => Ok(Ok(())),
         Some(error) => match error.why() {
             Some(why) => Ok(Err(Refused { why, text: error.hint(account) })),
-            None => Err(unavailable(format!("it answers {} to the registration", error.condition))),
+            None => {
+                let hint = error.hint(account).map_or_else(String::new, |hint| format!(" ({hint})"));
+                Err(unavailable(format!("it answers {} to the registration{hint}", error.condition)))
+            }
         },
     }
 }
@@ -259,9 +262,9 @@ impl StanzaError {
 
     /// The server's own words for the log; none where it echoes what we must not write down.
     fn hint(&self, account: &Account) -> Option<String> {
-        let text = self.text.as_deref()?;
+        let text: String = self.text.as_deref()?.chars().filter(|c| !c.is_control()).collect();
         let is_secret = text.contains(account.password.as_str()) || text.contains(account.token);
-        (!is_secret).then(|| text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect())
+        (!is_secret).then(|| text.chars().take(TEXT_MAX).collect())
     }
 
     /// What the answer to a registration comes down to, with Prosody 0.12 and 13 and ejabberd 26; none if the server itself
