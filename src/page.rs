@@ -21,7 +21,7 @@ use apps::App;
 use lang::{Catalogue, Languages};
 use look::Look;
 
-pub use form::{Form, Wrong, done, form, notice};
+pub use form::{Form, Wrong, closed, done, form};
 pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, setup};
 
 /// The media type of every page.
@@ -83,7 +83,12 @@ impl Pages {
     }
 
     fn notice(&self, scene: &Scene, status: u16, title: &str, text: &str) -> Response {
-        match self.page(scene, "message.html", title, context! { text }) {
+        self.notice_back(scene, status, title, text, None)
+    }
+
+    /// The same with the way back to the page of an invite.
+    fn notice_back(&self, scene: &Scene, status: u16, title: &str, text: &str, token: Option<&str>) -> Response {
+        match self.page(scene, "message.html", title, context! { text, token }) {
             Ok(page) => self.respond(scene, status, page),
             Err(_) => Response::new(500).with_body("text/plain; charset=utf-8", "the page could not be made\n"),
         }

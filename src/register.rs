@@ -4,32 +4,34 @@
 //! rules hold. Knows no sockets and no SQL. A password is in no answer, no log and no error.
 
 mod desk;
+mod input;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::api;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::http::{Answer, Request, Response};
+use crate::http::{Answer, Response};
 use crate::invite::Kind;
-use crate::json::{self, Field};
-use crate::key::Digest;
+use crate::json;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
 use crate::store::{Claimed, State, Store, Writer};
-use crate::user::{self, Password, Username};
+use crate::user::{Password, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
 pub use desk::Desk;
 use desk::Entry;
+use input::{Input, check_name, check_password};
 
 /// How long a password has to be unless the setting `password-min` says otherwise, in characters.
 pub const PASSWORD_MIN: usize = 10;
 
-/// A name of fewer characters than this may be in the password: too many words hold it.
-const NAME_IN_PASSWORD: usize = 3;
-
 /// How long the same request for a second time waits for the first one.
 const PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long a registration waits for another one with the same invite.
+const IN_USE: Duration = Duration::from_secs(3);
 
 /// The settings of a host for this.
 struct Rules {
@@ -50,55 +52,6 @@ impl Rules {
             }
         }
         Ok(rules)
-    }
-}
-
-/// What somebody sends.
-#[derive(Default)]
-struct Input {
-    token: Option<String>,
-    user: String,
-    password: String,
-    app: Option<String>,
-}
-
-impl Input {
-    /// Reads a form or a JSON object, both with the fields `token`, `user`, `password` and `app_id`; JSON with `username` too,
-    /// as `mod_invites_register_api` has it. What else is there means nothing. The token may be in the query as well.
-    fn read(request: &Request) -> std::result::Result<Input, (u16, &'static str, &'static str)> {
-        let pairs = match request.media_type().as_str() {
-            "application/x-www-form-urlencoded" => request.form(),
-            "application/json" => {
-                let fields = std::str::from_utf8(&request.body).ok().and_then(json::fields);
-                let fields = fields.ok_or((400, "bad-body", "the body is not a JSON object"))?;
-                fields
-                    .into_iter()
-                    .filter_map(|(name, field)| match field {
-                        Field::Text(text) => Some((name, text)),
-                        _ => None,
-                    })
-                    .collect()
-            }
-            _ => return Err((415, "media-type", "send application/x-www-form-urlencoded or application/json")),
-        };
-        let mut input = Input::default();
-        for (name, value) in pairs {
-            match name.as_str() {
-                "token" => input.token = Some(value),
-                "user" | "username" => input.user = value,
-                "password" => input.password = value,
-                "app_id" => input.app = Some(value),
-                _ => {}
-            }
-        }
-        input.token = input.token.or_else(|| request.query_value("t")).filter(|token| !token.is_empty());
-        Ok(input)
-    }
-
-    /// What makes two requests the same.
-    fn digest(&self) -> Digest {
-        let token = self.token.as_deref().unwrap_or_default();
-        Digest::of(&format!("{}\n{token}\n{}\n{}", token.len(), self.user, self.password))
     }
 }
 
@@ -228,45 +181,6 @@ fn is_fixed(found: &Found) -> bool {
     matches!(found.invite.kind, Kind::Account | Kind::Reset) && found.invite.username.is_some()
 }
 
-fn check_name(typed: &str, fixed: Option<&str>, host: &Host) -> std::result::Result<Username, &'static str> {
-    // The keyboards of phones add a space, and some people write their whole address.
-    let typed = typed.trim();
-    let typed = match typed.split_once('@') {
-        Some((name, other)) if Host::parse(other).is_ok_and(|other| other == *host) => name,
-        Some(_) => return Err("name-host"),
-        None => typed,
-    };
-    let name = match (typed, fixed) {
-        ("", Some(fixed)) => fixed,
-        ("", None) => return Err("name-missing"),
-        _ => typed,
-    };
-    let name = Username::parse(name).map_err(|_| "name-characters")?;
-    match fixed {
-        Some(fixed) if name.as_str() != fixed => Err("name-fixed"),
-        None if name.is_too_long() => Err("name-long"),
-        _ => Ok(name),
-    }
-}
-
-fn check_password(typed: &str, name: Option<&Username>, min: usize) -> std::result::Result<Password, &'static str> {
-    if typed.is_empty() {
-        return Err("password-missing");
-    }
-    if typed.chars().count() < min {
-        return Err("password-short");
-    }
-    if typed.len() > user::PASSWORD_MAX {
-        return Err("password-long");
-    }
-    let password = Password::parse(typed).ok_or("password-characters")?;
-    let name = name.map(Username::as_str).filter(|name| name.chars().count() >= NAME_IN_PASSWORD);
-    match name {
-        Some(name) if password.as_str().to_lowercase().contains(name) => Err("password-name"),
-        _ => Ok(password),
-    }
-}
-
 /// Asks the XMPP server, for at most as many guests at a time as the invite has uses left. If all is well, there may still be
 /// something for the log.
 fn register(
@@ -278,9 +192,9 @@ fn register(
     username: &Username,
     password: &Password,
 ) -> Result<std::result::Result<Option<String>, Problem>> {
-    let (invite, name, now) = (found.invite.clone(), username.clone(), visit.now);
     let values = [("name", username.as_str())];
-    let claim = match writer.write(move |tx| tx.claim(&invite, &name, now))? {
+    let now = visit.now;
+    let claim = match claim(writer, found, username, now)? {
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => return Ok(Err(wrong(visit, 409, "name-taken", &values))),
@@ -318,6 +232,19 @@ fn register(
         problem.detail = refused.text.map(|text| format!("the XMPP server says: {text}"));
     }
     Ok(Err(problem))
+}
+
+/// Begins the registration. Where as many are under way as the invite has uses left, the first of them is waited for: it may
+/// fail, or be counted already.
+fn claim(writer: &Writer, found: &Found, username: &Username, now: i64) -> Result<Claimed> {
+    let deadline = Instant::now() + IN_USE;
+    loop {
+        let (invite, name) = (found.invite.clone(), username.clone());
+        match writer.write(move |tx| tx.claim(&invite, &name, now))? {
+            Claimed::InUse if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
+            claimed => return Ok(claimed),
+        }
+    }
 }
 
 /// The server could not be asked: the guest hears that, and the log hears why.
@@ -367,7 +294,7 @@ fn closed(visit: &Visit, found: &Found) -> Answer {
     let response = if visit.request.wants_json() {
         api::error(visit.pages, visit.request, 403, "", "register-closed", &text("text"), None)
     } else {
-        page::notice(visit, &found.look, 403, &text("title"), &text("text"))
+        page::closed(visit, found, 403, &text("title"), &text("text"))
     };
     Answer::new("register-closed", response)
 }
@@ -396,53 +323,4 @@ fn registered(visit: &Visit, found: &Found, username: &str, app: Option<&str>) -
         page::done(visit, found, username, &address, app)?
     };
     Ok(Answer::new(reason, response))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_checked_before_the_server_is_asked() {
-        let host = Host::parse("example.com").unwrap();
-        let name = |typed: &str, fixed| check_name(typed, fixed, &host).map(|name| name.as_str().to_owned());
-        assert_eq!(name(" Ana ", None), Ok("ana".to_owned()));
-        assert_eq!(name("ana@EXAMPLE.com", None), Ok("ana".to_owned()));
-        assert_eq!(name("דוד", None), Ok("דוד".to_owned()));
-        assert_eq!(name("", Some("ana")), Ok("ana".to_owned()));
-        assert_eq!(name("ANA", Some("ana")), Ok("ana".to_owned()));
-        for (typed, fixed, word) in [
-            ("", None, "name-missing"),
-            ("  ", None, "name-missing"),
-            ("ana@example.org", None, "name-host"),
-            ("@example.com", None, "name-missing"),
-            ("a b", None, "name-characters"),
-            ("\u{1f600}", None, "name-characters"),
-            ("<b>", None, "name-characters"),
-            ("bob", Some("ana"), "name-fixed"),
-            (&"x".repeat(300), None, "name-long"),
-        ] {
-            assert_eq!(name(typed, fixed), Err(word), "{typed:?}");
-        }
-    }
-
-    #[test]
-    fn passwords_are_checked_before_the_server_is_asked() {
-        let ana = Username::parse("ana").unwrap();
-        let bo = Username::parse("bo").unwrap();
-        let password = |typed: &str, name| check_password(typed, Some(name), 10).map(|_| ());
-        assert_eq!(password("correct horse", &ana), Ok(()));
-        assert_eq!(password("my bottle is full", &bo), Ok(()));
-        assert_eq!(password("пароль из слов", &ana), Ok(()));
-        for (typed, word) in [
-            ("", "password-missing"),
-            ("123456789", "password-short"),
-            ("i am ANA, hello", "password-name"),
-            ("with emoji \u{1f600}", "password-characters"),
-            ("with a tab\tin it", "password-characters"),
-            (&"x".repeat(2_000), "password-long"),
-        ] {
-            assert_eq!(password(typed, &ana), Err(word), "{typed:?}");
-        }
-    }
 }

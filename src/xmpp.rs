@@ -22,6 +22,9 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 /// The longest text of a server's that is passed on, in characters.
 const TEXT_MAX: usize = 200;
 
+/// How the text of an error begins that ejabberd has wrapped into another one.
+const WRAPPED: &str = "Unexpected error condition: {stanza_error,";
+
 const CLIENT: &str = "jabber:client";
 const STREAMS: &str = "http://etherx.jabber.org/streams";
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
@@ -172,7 +175,7 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
     {
         return match error.condition.as_str() {
             // The latter is the condition of XEP-0445, the former Prosody's.
-            "forbidden" | "item-not-found" => Ok(Err(Refused { why: Why::Invite, text: error.text })),
+            "forbidden" | "item-not-found" => Ok(Err(Refused { why: Why::Invite, text: error.hint(account) })),
             condition => Err(unavailable(format!(
                 "it answers {condition} to the token (does it have the modules for invites, see the README?)"
             ))),
@@ -185,8 +188,11 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
     match request(stream, account, "2", &query)? {
         None => Ok(Ok(())),
         Some(error) => match error.why() {
-            Some(why) => Ok(Err(Refused { why, text: error.text })),
-            None => Err(unavailable(format!("it answers {} to the registration", error.condition))),
+            Some(why) => Ok(Err(Refused { why, text: error.hint(account) })),
+            None => {
+                let hint = error.hint(account).map_or_else(String::new, |hint| format!(" ({hint})"));
+                Err(unavailable(format!("it answers {} to the registration{hint}", error.condition)))
+            }
         },
     }
 }
@@ -204,7 +210,7 @@ fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> R
         }
         match answer.attribute("type") {
             Some("result") => return Ok(None),
-            Some("error") => return Ok(Some(StanzaError::read(&answer, account))),
+            Some("error") => return Ok(Some(StanzaError::read(&answer))),
             _ => {}
         }
     }
@@ -227,7 +233,7 @@ struct StanzaError {
 }
 
 impl StanzaError {
-    fn read(answer: &Element, account: &Account) -> StanzaError {
+    fn read(answer: &Element) -> StanzaError {
         let mut found = StanzaError { kind: String::new(), condition: "an error".to_owned(), text: None };
         let Some(error) = answer.child(CLIENT, "error") else {
             return found;
@@ -235,15 +241,30 @@ impl StanzaError {
         found.kind = error.attribute("type").unwrap_or_default().to_owned();
         for child in error.children.iter().filter(|child| child.namespace == STANZA_ERRORS) {
             if child.name == "text" {
-                let text: String = child.text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
-                // A server that echoes what it was told must not make us write it down.
-                let is_secret = text.contains(account.password.as_str()) || text.contains(account.token);
-                found.text = Some(text).filter(|text| !text.trim().is_empty() && !is_secret);
+                found.text = Some(child.text.clone()).filter(|text| !text.trim().is_empty());
             } else {
                 found.condition.clone_from(&child.name);
             }
         }
-        found
+        found.unwrapped()
+    }
+
+    /// ejabberd 26 wraps the errors of a registration with an invite into another one, as Erlang writes them:
+    /// `internal-server-error` with the text `Unexpected error condition: {stanza_error,cancel,undefined,conflict,…}`.
+    fn unwrapped(mut self) -> StanzaError {
+        let inner = self.text.as_deref().and_then(|text| text.strip_prefix(WRAPPED));
+        let mut parts = inner.into_iter().flat_map(|inner| inner.split(',')).map(|part| part.trim_matches('\''));
+        if let (Some(kind), Some(_), Some(condition)) = (parts.next(), parts.next(), parts.next()) {
+            (self.kind, self.condition) = (kind.to_owned(), condition.to_owned());
+        }
+        self
+    }
+
+    /// The server's own words for the log; none where it echoes what we must not write down.
+    fn hint(&self, account: &Account) -> Option<String> {
+        let text: String = self.text.as_deref()?.chars().filter(|c| !c.is_control()).collect();
+        let is_secret = text.contains(account.password.as_str()) || text.contains(account.token);
+        (!is_secret).then(|| text.chars().take(TEXT_MAX).collect())
     }
 
     /// What the answer to a registration comes down to, with Prosody 0.12 and 13 and ejabberd 26; none if the server itself
@@ -331,10 +352,22 @@ mod tests {
             ("cancel", "not-allowed", "Not allowed", Some(Why::Name)),
             ("cancel", "service-unavailable", "", Some(Why::Closed)),
             ("wait", "internal-server-error", "Database failure", None),
+            (
+                "wait",
+                "internal-server-error",
+                "Unexpected error condition: {stanza_error,cancel,undefined,conflict,\n [{text,<<\"en\">>,<<\"User already exists\">>}],\n []}",
+                Some(Why::NameTaken),
+            ),
+            (
+                "wait",
+                "internal-server-error",
+                "Unexpected error condition: {stanza_error,modify,undefined,'not-acceptable',\n [{text,<<\"en\">>,<<\"The password is too weak\">>}],[]}",
+                Some(Why::Password),
+            ),
         ] {
             let error =
                 StanzaError { kind: kind.to_owned(), condition: condition.to_owned(), text: Some(text.to_owned()) };
-            assert_eq!(error.why(), why, "{condition}: {text}");
+            assert_eq!(error.unwrapped().why(), why, "{condition}: {text}");
         }
     }
 }

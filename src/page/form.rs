@@ -5,7 +5,6 @@ use minijinja::context;
 use super::Scene;
 use super::apps::{self, App};
 use super::guest::{Found, Visit, groups, show};
-use super::look::Look;
 use crate::error::Result;
 use crate::http::Response;
 use crate::invite::{Kind, escape};
@@ -83,10 +82,10 @@ pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Op
     Ok(visit.pages.respond(&scene, 200, page))
 }
 
-/// A page of a host with a title and a line of text.
-pub fn notice(visit: &Visit, look: &Look, status: u16, title: &str, text: &str) -> Response {
-    let scene = Scene { language: visit.language(), look: Some(look), root: "" };
-    visit.pages.notice(&scene, status, title, text)
+/// A title and a line of text, and the way back to the invite.
+pub fn closed(visit: &Visit, found: &Found, status: u16, title: &str, text: &str) -> Response {
+    let scene = Scene { language: visit.language(), look: Some(&found.look), root: "" };
+    visit.pages.notice_back(&scene, status, title, text, Some(&found.token))
 }
 
 /// Where the new user can log in with one tap, for an app that has such addresses.

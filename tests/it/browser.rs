@@ -1,4 +1,5 @@
-//! The guest's pages in Chromium, by `tests/peers/browser.mjs`: layout, keyboard, contrast, print, and the QR code.
+//! The guest's pages in Chromium, by `tests/peers/browser.mjs`: layout, keyboard, contrast, print, and the QR code; and the
+//! way to an account through the form, by `tests/peers/form.mjs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,11 +8,15 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::harness::{Folder, Server, available, create_key, done};
+use crate::prosody::{Prosody, Release, Site};
 
 const HOST: &str = "example.com";
 
 /// A plain one, one with all that can be set, and one where accounts are made in apps alone.
 const HOSTS: [&str; 3] = [HOST, "long.example", "apps.example"];
+
+const LONG_NAME: &str =
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft für alle von hier";
 
 /// Where `tests/peers/browser.sh` puts what the script needs; none where that or a program is not there.
 fn node_folder() -> Option<PathBuf> {
@@ -48,9 +53,8 @@ fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
     let (logo, style) = (folder.file("logo.svg"), folder.file("style.css"));
     std::fs::write(&logo, svg).unwrap();
     std::fs::write(&style, "h1 { letter-spacing: .01em }\r\nh2 { letter-spacing: .01em }\r\n").unwrap();
-    let name = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft für alle von hier";
     for (setting, value) in [
-        ("site-name", name),
+        ("site-name", LONG_NAME),
         ("accent", "#7a1fa2"),
         ("logo", logo.to_str().unwrap()),
         ("style", style.to_str().unwrap()),
@@ -87,6 +91,20 @@ fn pages(folder: &Folder, server: &Server) -> Vec<Value> {
     ]
 }
 
+/// Runs a script of `tests/peers` with a task, which must go well.
+fn run(folder: &Folder, script: &str, mut task: Value) {
+    let pictures = std::env::var("INVITED_TEST_PICTURES").ok();
+    if let Some(pictures) = &pictures {
+        std::fs::create_dir_all(pictures).unwrap();
+    }
+    task["pictures"] = json!(pictures);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
+    let output = Command::new("node").arg(script).arg(task.to_string()).env("TMPDIR", folder.path()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{stdout}");
+    assert!(output.status.success(), "{stdout}{stderr}");
+}
+
 #[test]
 fn the_pages_are_good_in_a_browser() {
     let Some(node) = node_folder() else { return };
@@ -96,18 +114,68 @@ fn the_pages_are_good_in_a_browser() {
     }
     let server = Server::start(&folder.db());
     let pages = pages(&folder, &server);
-    let pictures = std::env::var("INVITED_TEST_PICTURES").ok();
-    if let Some(pictures) = &pictures {
-        std::fs::create_dir_all(pictures).unwrap();
-    }
-    let task = json!({ "node": node, "pages": pages, "folder": folder.path(), "pictures": pictures });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/browser.mjs");
-    let output = Command::new("node").arg(script).arg(task.to_string()).env("TMPDIR", folder.path()).output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{stdout}");
-    assert!(output.status.success(), "{stdout}{stderr}");
+    run(&folder, "browser.mjs", json!({ "node": node, "pages": pages, "folder": folder.path() }));
 
     let read = Command::new("zbarimg").args(["--raw", "--quiet"]).arg(folder.file("qr.png")).output().unwrap();
     let text = String::from_utf8_lossy(&read.stdout);
     assert_eq!(text.trim_end(), pages[0]["url"], "the QR code in the page says something else than its address");
+}
+
+#[test]
+fn guests_make_an_account_in_the_browser() {
+    let Some(node) = node_folder() else { return };
+    let release = Release::OfThisMachine;
+    if release.is_there() {
+        make_accounts(release, &node);
+    }
+}
+
+fn make_accounts(release: Release, node: &Path) {
+    let site = Site::new(release);
+    let db = site.db();
+    // No server has this host, and nothing listens at that address.
+    let down = "down.example";
+    for host in [HOST, down] {
+        create_key(&db, host);
+    }
+    let prosody = Prosody::start(&site);
+    let server = Server::start(&db);
+    let token = |host: &str, args: &[&str]| {
+        let link = done(&db, &[&["invite", host], args].concat());
+        link.trim_end().split_once('?').unwrap().1.to_owned()
+    };
+    done(&db, &["set", HOST, "xmpp", &prosody.addr.to_string()]);
+    done(&db, &["set", down, "xmpp", "127.0.0.1:1"]);
+    done(&db, &["set", down, "site-name", LONG_NAME]);
+    prosody.make_account(&token(HOST, &[]), "ana");
+
+    let names =
+        ["android true", "android false", "linux true", "linux false", "dino", "double", "double-plain", "twice"];
+    let mut tokens: Value = names.iter().map(|name| (name.to_string(), json!(token(HOST, &[])))).collect();
+    tokens["name"] = json!(token(HOST, &["--user", "bob"]));
+    tokens["reset"] = json!(token(HOST, &["--reset", "ana"]));
+    tokens["contact"] = json!(token(HOST, &["--contact", "ana"]));
+    tokens["down"] = json!(token(down, &[]));
+    tokens["long"] = json!(token(HOST, &[]));
+
+    let mut made: Vec<(String, String)> = Vec::new();
+    for long in [false, true] {
+        if long {
+            done(&db, &["set", HOST, "site-name", LONG_NAME]);
+            done(&db, &["set", HOST, "web-client", "https://chat.example/"]);
+        }
+        let file = site.folder.file("made.json");
+        let base = format!("http://{}", server.addr);
+        let task = json!({ "node": node, "base": base, "taken": "ana", "tokens": tokens, "long": long, "made": file });
+        run(&site.folder, "form.mjs", task);
+        made.extend(serde_json::from_slice::<Vec<(String, String)>>(&std::fs::read(file).unwrap()).unwrap());
+    }
+    assert_eq!(made.len(), 11);
+    for (name, password) in &made {
+        let outcome = prosody.client().log_in_with(name, password);
+        assert!(outcome.starts_with("<success"), "{name}: {outcome}");
+    }
+    let accounts = std::fs::read_dir(site.folder.file("data/example%2ecom/accounts")).unwrap().count();
+    assert_eq!(accounts, made.len(), "an account was made twice, or without being asked for");
+    assert!(!server.log().contains("four words"), "a password is in the log");
 }

@@ -551,7 +551,7 @@ fn use_tokens(site: &Site, prosody: &Prosody, tokens: &Tokens) {
 // ---- What the tests share. ----
 
 /// A site with a database, and its Prosody.
-fn start(release: Release) -> (Site, Prosody) {
+pub fn start(release: Release) -> (Site, Prosody) {
     let site = Site::new(release);
     create_key(&site.db(), "example.com");
     let prosody = Prosody::start(&site);
@@ -567,12 +567,12 @@ fn in_client() -> Vec<(&'static str, String)> {
 }
 
 /// Makes an invite with the command line and returns its token.
-fn invite(site: &Site, options: &[&str]) -> String {
+pub fn invite(site: &Site, options: &[&str]) -> String {
     let args = [&["invite", "example.com"], options].concat();
     done(&site.db(), &args).trim_end().split_once('?').unwrap().1.to_owned()
 }
 
-fn make_accounts(site: &Site, prosody: &Prosody, users: &[&str]) {
+pub fn make_accounts(site: &Site, prosody: &Prosody, users: &[&str]) {
     for user in users {
         prosody.make_account(&invite(site, &[]), user);
     }
@@ -613,7 +613,7 @@ fn subscribe(prosody: &Prosody, user: &str, contact: &str, token: &str) {
 }
 
 /// The subscription of a contact in a user's roster; none if it is not there.
-fn subscription(prosody: &Prosody, user: &str, contact: &str) -> Option<String> {
+pub fn subscription(prosody: &Prosody, user: &str, contact: &str) -> Option<String> {
     let roster = session(prosody, user).iq("get", None, "<query xmlns='jabber:iq:roster'/>");
     let jid = format!("jid='{contact}@example.com'");
     let item = roster.split("<item ").map(|item| item.split('>').next().unwrap()).find(|item| item.contains(&jid))?;

@@ -274,15 +274,18 @@ pub enum Release {
 
 impl Release {
     pub fn run(self, test: fn(Release)) {
-        let is_there = match self {
+        if self.is_there() {
+            test(self);
+        }
+    }
+
+    pub fn is_there(self) -> bool {
+        match self {
             Release::OfThisMachine => available("prosody", Path::new("/usr/bin/prosody").exists()),
             Release::OfSid => {
                 let is_root = rustix::process::geteuid().is_root();
                 available("sid", is_root && self.root().join("usr/bin/prosody").exists())
             }
-        };
-        if is_there {
-            test(self);
         }
     }
 
@@ -333,7 +336,7 @@ impl Site {
     }
 
     /// A file of the folder by the name that Prosody knows it by.
-    fn seen_by_prosody(&self, name: &str) -> String {
+    pub fn seen_by_prosody(&self, name: &str) -> String {
         let file = self.folder.file(name);
         let seen = Path::new("/").join(file.strip_prefix(self.release.root()).unwrap());
         seen.into_os_string().into_string().unwrap()
@@ -376,7 +379,7 @@ VirtualHost "example.com"
 /// A Prosody in the foreground; killed when it is dropped.
 pub struct Prosody {
     child: Child,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     log: PathBuf,
 }
 

@@ -4,55 +4,17 @@
 //   folder    where the picture `qr.png` of the page `account` goes
 //   pictures  a folder for pictures of the main pages, or null
 // Prints one line a check, and ends with 1 and what is wrong at the first that fails.
-import { createRequire } from "node:module";
-import { readFileSync } from "node:fs";
+import { SCHEMES, must, mustBeAccessible, mustFitThumbs, mustNotScrollSideways, open, run, task } from "./chromium.mjs";
 
-const { node, pages, folder, pictures } = JSON.parse(process.argv[2]);
-const require = createRequire(`${node}/package.json`);
-const { chromium } = require("playwright-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-
+const { pages, folder, pictures } = task;
 const WIDTHS = [320, 768, 1280];
-const SCHEMES = ["light", "dark"];
-const AGENTS = {
-  android: "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 Chrome/125.0 Mobile Safari/537.36",
-  linux: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/125.0 Safari/537.36",
-};
-
-class Wrong extends Error {}
-
-function must(good, what) {
-  if (!good) throw new Wrong(what);
-}
-
-const browser = await chromium.launch({
-  executablePath: "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
 
 /** Opens pages in a context of these options, and hands each to `look`; whatever the browser complains of is an error. */
 async function each(of, options, look) {
-  const { agent = "android", height = 800, width = 1280, ...rest } = options;
-  const context = await browser.newContext({
-    viewport: { width, height },
-    userAgent: AGENTS[agent],
-    extraHTTPHeaders: { "Sec-CH-UA-Platform": `"${agent}"` },
-    ...rest,
-  });
-  const page = await context.newPage();
-  const complaints = [];
   let expected = null;
-  page.on("console", (message) => {
-    // Chromium reports the status of the very page, which is as it should be, as an error of its own.
-    const status = message.text().startsWith("Failed to load resource") && message.location().url === expected?.url && expected.status >= 400;
-    if (["error", "warning"].includes(message.type()) && !status) complaints.push(`console: ${message.text()}`);
-  });
-  page.on("pageerror", (error) => complaints.push(`script: ${error}`));
+  const isExpected = (url) => url === expected?.url && expected.status >= 400;
+  const { context, page, complaints } = await open(options, () => new URL(expected.url).origin, isExpected);
   page.on("requestfailed", (request) => complaints.push(`failed: ${request.url()}`));
-  page.on("request", (request) => {
-    if (new URL(request.url()).origin !== new URL(expected.url).origin) complaints.push(`third party: ${request.url()}`);
-  });
   for (const one of of) {
     expected = one;
     const response = await page.goto(one.url);
@@ -63,15 +25,10 @@ async function each(of, options, look) {
   await context.close();
 }
 
-async function mustNotScrollSideways(page, one) {
-  const { scroll, inner } = await page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, inner: innerWidth }));
-  must(scroll <= inner, `${one.name} is ${scroll} px wide in a window of ${inner}`);
-}
-
 async function atEachWidth(page, one) {
   for (const width of WIDTHS) {
     await page.setViewportSize({ width, height: 800 });
-    await mustNotScrollSideways(page, one);
+    await mustNotScrollSideways(page, one.name);
   }
 }
 
@@ -88,11 +45,11 @@ async function layout() {
 
 /** What 200 % of zoom does to a window: half the width in CSS pixels. And text alone twice as large. */
 async function zoom() {
-  await each(pages, { width: 320, height: 400, deviceScaleFactor: 2 }, mustNotScrollSideways);
+  await each(pages, { width: 320, height: 400, deviceScaleFactor: 2 }, (page, one) => mustNotScrollSideways(page, one.name));
   await each(pages, { width: 640, bypassCSP: true }, async (page, one) => {
     await page.addStyleTag({ content: ":root { font-size: 200% !important }" });
     await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-    await mustNotScrollSideways(page, one);
+    await mustNotScrollSideways(page, one.name);
     const cut = await page.evaluate(() => [...document.querySelectorAll("main *")]
       .filter((e) => !e.closest("svg, .hidden") && e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 1)
       .map((e) => e.outerHTML.slice(0, 80)));
@@ -105,13 +62,7 @@ async function accessibility() {
   for (const [agent, colorScheme] of [["android", "light"], ["android", "dark"], ["linux", "dark"]]) {
     await each(pages, { width: agent === "android" ? 360 : 1280, colorScheme, agent, bypassCSP: true }, async (page, one) => {
       await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-      await page.evaluate(axe);
-      const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document));
-      must(passes.length > 10, `axe-core looked at ${passes.length} rules of ${one.name} only`);
-      const bad = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
-      const lines = bad.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((n) => `${n.html} ${n.failureSummary}`).join(" | ")}`);
-      must(bad.length === 0, `${one.name}, ${colorScheme}: ${lines.join("; ")}`);
-      for (const { id, nodes } of violations) console.log(`  (lesser: ${one.name}: ${id}: ${nodes[0].html.slice(0, 100)})`);
+      await mustBeAccessible(page, `${one.name}, ${colorScheme}`);
     });
     console.log(`axe-core: ${pages.length} pages, ${colorScheme}, for ${agent}`);
   }
@@ -166,10 +117,7 @@ async function keyboard() {
 async function targets() {
   await each(pages, { width: 320 }, async (page, one) => {
     await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-    const small = await page.evaluate(() => [...document.querySelectorAll("a.get, a.button, button, summary, .field > input, label.show")]
-      .map((e) => ({ text: e.textContent, box: e.getBoundingClientRect() }))
-      .filter(({ box }) => box.height < 43.99 || box.width < 43.99).map(({ text, box }) => `${text}: ${box.width} x ${box.height}`));
-    must(small.length === 0, `${one.name}: too small for a thumb: ${small.join("; ")}`);
+    await mustFitThumbs(page, one.name);
   });
   console.log("targets: every button and the summary have 44 px at least");
 }
@@ -181,7 +129,7 @@ async function print() {
     const address = page.locator(".address");
     must(await address.isVisible() && (await address.textContent()).endsWith(`/invite${new URL(one.url).search}`), `${one.name}: no address in print`);
     must(!(await page.locator("a.button").isVisible()), `${one.name}: a button in print`);
-    await mustNotScrollSideways(page, one);
+    await mustNotScrollSideways(page, one.name);
     if (pictures && one.name === "account") await page.screenshot({ path: `${pictures}/print.png`, fullPage: true });
     await page.emulateMedia({ media: "screen" });
   });
@@ -208,11 +156,4 @@ async function pictured() {
   console.log(`pictures: in ${pictures}`);
 }
 
-try {
-  for (const check of [layout, zoom, accessibility, keyboard, targets, print, code, ...(pictures ? [pictured] : [])]) await check();
-} catch (error) {
-  console.error(error instanceof Wrong ? `wrong: ${error.message}` : error);
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-}
+await run([layout, zoom, accessibility, keyboard, targets, print, code, ...(pictures ? [pictured] : [])]);
