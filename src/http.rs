@@ -4,6 +4,8 @@
 
 use form_urlencoded::parse;
 
+use crate::secret::wipe;
+
 /// A request that the gate has let through.
 pub struct Request {
     /// The method as sent, such as `GET`.
@@ -71,6 +73,15 @@ impl Request {
     /// Whether a person's browser asks, rather than a program: it names `text/html` among what it accepts.
     pub fn wants_html(&self) -> bool {
         self.header("accept").is_some_and(|accept| accept.to_ascii_lowercase().contains("text/html"))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // A key can be in the query or in a header, a password in the body.
+        wipe(&mut self.body);
+        wipe(&mut self.query);
+        self.headers.iter_mut().for_each(|(_, value)| wipe(value));
     }
 }
 

@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::{Error, Result};
 use crate::random;
+use crate::secret::Secret;
 
 /// The longest name of a key, in characters.
 pub const NAME_MAX: usize = 200;
@@ -48,18 +49,18 @@ impl Digest {
 pub struct NewKey {
     /// The public half, by which the key is listed and deleted.
     pub id: String,
-    secret: String,
+    secret: Secret<String>,
 }
 
 impl NewKey {
     /// Makes a key: 6 random bytes of id, 24 of secret.
     pub fn make() -> Result<NewKey> {
-        Ok(NewKey { id: random::base64url::<6>()?, secret: random::base64url::<24>()? })
+        Ok(NewKey { id: random::base64url::<6>()?, secret: Secret::new(random::base64url::<24>()?) })
     }
 
     /// `ID/SECRET`, to be shown once.
     pub fn text(&self) -> String {
-        format!("{}/{}", self.id, self.secret)
+        format!("{}/{}", self.id, *self.secret)
     }
 
     /// What is kept of the secret.

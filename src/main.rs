@@ -23,6 +23,7 @@ mod qr;
 mod random;
 mod register;
 mod routes;
+mod secret;
 mod server;
 mod settings;
 mod store;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// The part of an XMPP address before the `@` (RFC 7622 section 3.3), in the form in which servers store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl fmt::Display for Username {
 }
 
 /// The password of an XMPP account. It does not print itself.
-pub struct Password(String);
+pub struct Password(Secret<String>);
 
 /// The longest password, in bytes, which is that of every part of an XMPP address.
 pub const PASSWORD_MAX: usize = 1023;
@@ -61,7 +62,7 @@ impl Password {
     /// Prepares a password as typed with SASLprep (RFC 4013), as apps do when they log in; none if it has a character that
     /// this forbids, or that was not in Unicode yet when it was written (such as an emoji), or if it is empty or too long.
     pub fn parse(text: &str) -> Option<Password> {
-        let prepared = stringprep::saslprep(text).ok()?.into_owned();
+        let prepared = Secret::new(stringprep::saslprep(text).ok()?.into_owned());
         (1..=PASSWORD_MAX).contains(&prepared.len()).then_some(Password(prepared))
     }
 

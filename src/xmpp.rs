@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
+use crate::secret::Secret;
 use crate::user::{Password, Username};
 use stream::{Element, Stream, escape};
 use wire::Wire;
@@ -181,10 +182,11 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
             ))),
         };
     }
-    let (username, password) = (escape(account.username.as_str()), escape(account.password.as_str()));
-    let query = format!(
-        "<query xmlns='jabber:iq:register'><username>{username}</username><password>{password}</password></query>"
-    );
+    let (username, password) = (escape(account.username.as_str()), Secret::new(escape(account.password.as_str())));
+    let query = Secret::new(format!(
+        "<query xmlns='jabber:iq:register'><username>{username}</username><password>{}</password></query>",
+        *password
+    ));
     match request(stream, account, "2", &query)? {
         None => Ok(Ok(())),
         Some(error) => match error.why() {
@@ -199,7 +201,8 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
 
 /// Sends a request and waits for its answer: an error, or none.
 fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> Result<Option<StanzaError>> {
-    stream.send(&format!("<iq type='set' id='{id}' to='{}'>{content}</iq>", escape(account.host.name())))?;
+    let host = escape(account.host.name());
+    stream.send(&Secret::new(format!("<iq type='set' id='{id}' to='{host}'>{content}</iq>")))?;
     loop {
         let answer = stream.next()?;
         if let Some(condition) = stream_error(&answer) {

@@ -8,6 +8,7 @@ use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
 use super::socket::{Door, Stream};
 use super::{Gate, Limits};
 use crate::log;
+use crate::secret::{Secret, wipe};
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
 /// unread bytes would reset it, and the client would never see why it was refused.
@@ -17,7 +18,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
     stream.set_nodelay();
     let peer = stream.peer();
-    let mut client = Client { stream, unread: Vec::new(), timeout: None };
+    let mut client = Client { stream, unread: Secret::default(), timeout: None };
     let mut patience = gate.limits.request;
     loop {
         let (head, body) = match client.read_request(gate, patience) {
@@ -29,7 +30,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
             return;
         }
-        let request = head::rewrite(&head, &peer, door, &body);
+        let request = Secret::new(head::rewrite(&head, &peer, door, &body));
         let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -52,13 +53,13 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
 
 /// Answers whatever comes on a connection with a refusal.
 pub fn refuse(stream: &Stream, refusal: Refusal, limits: &Limits) {
-    Client { stream, unread: Vec::new(), timeout: None }.refuse(refusal, &stream.peer(), limits.answer);
+    Client { stream, unread: Secret::default(), timeout: None }.refuse(refusal, &stream.peer(), limits.answer);
 }
 
 struct Client<'a> {
     stream: &'a Stream,
     /// What has been read and not been used.
-    unread: Vec<u8>,
+    unread: Secret<Vec<u8>>,
     /// The timeout that the socket has for reading, so as to set it only when it changes.
     timeout: Option<Duration>,
 }
@@ -67,7 +68,7 @@ impl Client<'_> {
     /// The next request with its body; none when the client has gone or keeps silent.
     ///
     /// `patience` is for its first byte; from there on the limit for a whole request counts.
-    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<(Head, Secret<Vec<u8>>)>, Refusal> {
         let limits = &gate.limits;
         let mut deadline = Instant::now() + limits.request;
         let mut seen = 0;
@@ -78,7 +79,7 @@ impl Client<'_> {
                 self.unread.drain(..2);
                 empty_lines += 1;
             }
-            if self.unread != b"\r" {
+            if self.unread.as_slice() != b"\r" {
                 if let Some(end) = head::end(&self.unread, seen)? {
                     if end > limits.head {
                         return Err(HEAD_TOO_LARGE);
@@ -111,13 +112,15 @@ impl Client<'_> {
         if head.expects_continue && self.unread.len() < whole {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n", limits.answer).map_err(|_| TOO_SLOW)?;
         }
-        self.unread.reserve_exact(whole.saturating_sub(self.unread.len()));
+        let missing = whole.saturating_sub(self.unread.len());
+        self.unread.reserve_exact(missing);
         while self.unread.len() < whole {
             if self.read_until(deadline)? == 0 {
                 return Ok(None);
             }
         }
-        let body = self.unread[end..whole].to_vec();
+        let body = Secret::new(self.unread[end..whole].to_vec());
+        wipe(&mut self.unread[..whole]);
         self.unread.drain(..whole);
         self.unread.shrink_to(4096);
         Ok(Some((head, body)))

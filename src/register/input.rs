@@ -4,6 +4,7 @@ use crate::host::Host;
 use crate::http::Request;
 use crate::json::{self, Field};
 use crate::key::Digest;
+use crate::secret::Secret;
 use crate::user::{self, Password, Username};
 
 /// A name of fewer characters than this may be in the password: too many words hold it.
@@ -17,7 +18,7 @@ pub struct Input {
     /// The name as typed.
     pub user: String,
     /// The password as typed.
-    pub password: String,
+    pub password: Secret<String>,
     /// The id of the app that was chosen.
     pub app: Option<String>,
 }
@@ -46,7 +47,7 @@ impl Input {
             match name.as_str() {
                 "token" => input.token = Some(value),
                 "user" | "username" => input.user = value,
-                "password" => input.password = value,
+                "password" => input.password = Secret::new(value),
                 "app_id" => input.app = Some(value),
                 _ => {}
             }
@@ -58,7 +59,7 @@ impl Input {
     /// What makes two requests the same.
     pub fn digest(&self) -> Digest {
         let token = self.token.as_deref().unwrap_or_default();
-        Digest::of(&format!("{}\n{token}\n{}\n{}", token.len(), self.user, self.password))
+        Digest::of(&Secret::new(format!("{}\n{token}\n{}\n{}", token.len(), self.user, *self.password)))
     }
 }
 
