@@ -3,6 +3,7 @@
 mod import;
 mod invites;
 mod serve;
+mod setup;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -55,7 +56,7 @@ pub fn run(command: Command) -> Result<()> {
             let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)));
             serve::serve(&Store::open(&db)?, &serve::bind(listen)?, serve.trust_proxy, |_| Ok(()))
         }
-        Command::Setup { .. } => Err(Error::internal("setup is not built yet")),
+        Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
         Command::Backup { .. } => Err(Error::internal("backup is not built yet")),
         Command::Restore { .. } => Err(Error::internal("restore is not built yet")),

@@ -24,6 +24,7 @@ mod register;
 mod routes;
 mod server;
 mod settings;
+mod setup;
 mod store;
 mod thread;
 mod user;

@@ -20,4 +20,5 @@ mod kinds;
 mod page;
 mod prosody;
 mod serve;
+mod setup;
 mod tidy;
