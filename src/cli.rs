@@ -17,6 +17,7 @@ use crate::invite::{Allow, Wish};
 use crate::key;
 use crate::log::Level;
 use crate::settings::{self, Setting};
+use crate::setup::{self, Program};
 pub use options::Listen;
 use options::Options;
 
@@ -53,7 +54,7 @@ pub enum Command {
     /// Serve the API and the pages.
     Serve { db: PathBuf, serve: Serve },
     /// Print what to paste into the configuration of another program.
-    Setup { db: PathBuf, what: String, host: Host },
+    Setup { db: PathBuf, program: &'static Program, host: Host, listen: Listen },
     /// Look for what is wrong.
     Doctor { db: PathBuf, host: Host, json: bool },
     /// Copy the database.
@@ -136,7 +137,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             help::SERVE.to_owned(),
             &["db", "listen", "admin-listen", "socket-mode", "inetd", "idle-exit", "trust-proxy", "log-level"][..],
         ),
-        "setup" => (help::SETUP.to_owned(), &["db"][..]),
+        "setup" => (help::SETUP.to_owned(), &["db", "listen"][..]),
         "doctor" => (help::DOCTOR.to_owned(), &["db", "json"][..]),
         "backup" => (help::BACKUP.to_owned(), &["db"][..]),
         "restore" => (help::RESTORE.to_owned(), &["db"][..]),
@@ -220,7 +221,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             };
             Command::Serve { db, serve }
         }
-        "setup" => Command::Setup { db, what: words.required("WHAT")?, host: words.host()? },
+        "setup" => {
+            let (program, host) = (setup::find(&words.required("WHAT")?)?, words.host()?);
+            if options.listen.len() > 1 {
+                return Err(see(Error::usage("--listen can be given only once")));
+            }
+            let listen = options.listen.pop().unwrap_or(Listen::Tcp(setup::DEFAULT_LISTEN));
+            Command::Setup { db, program, host, listen }
+        }
         "doctor" => Command::Doctor { db, host: words.host()?, json: options.json },
         "backup" => Command::Backup { db, to: PathBuf::from(words.required("FILE")?) },
         "restore" => Command::Restore { db, from: PathBuf::from(words.required("FILE")?) },
@@ -345,6 +353,9 @@ mod tests {
             (&["set", "a.example", "bogus", "x"], "url"),
             (&["set", "a.example", "url", "ftp://x"], "https://"),
             (&["try", "--db", "x"], "db"),
+            (&["setup"], "WHAT"),
+            (&["setup", "bogus"], "nginx, caddy, apache"),
+            (&["setup", "nginx"], "HOST"),
         ] {
             match parse_words(words) {
                 Err(error) => assert!(error.to_string().contains(object), "{words:?}: {error}"),

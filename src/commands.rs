@@ -3,6 +3,7 @@
 mod import;
 mod invites;
 mod serve;
+mod setup;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -46,7 +47,7 @@ pub fn run(command: Command) -> Result<()> {
         }
         Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
         Command::Serve { db, serve } => serve::run(&db, &serve),
-        Command::Setup { .. } => Err(Error::internal("setup is not built yet")),
+        Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
         Command::Backup { .. } => Err(Error::internal("backup is not built yet")),
         Command::Restore { .. } => Err(Error::internal("restore is not built yet")),

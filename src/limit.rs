@@ -53,24 +53,24 @@ impl Limiter {
         entry.1 += 1;
     }
 
+    /// The client's address as the proxy says, if it is trusted and says it.
+    pub fn forwarded(&self, request: &Request) -> Option<IpAddr> {
+        let list = request.header("x-forwarded-for").filter(|_| self.trust_proxy)?;
+        let last = list.rsplit(',').next().unwrap_or_default().trim();
+        // Some proxies add the port.
+        let with_port = |text: &str| text.parse::<SocketAddr>().map(|address| address.ip());
+        last.parse().or_else(|_| with_port(last)).ok()
+    }
+
     /// The address to count by; an IPv6 one by its network (/64). None behind a proxy that is not trusted: all clients
     /// would share its address, and one of them could lock out the others.
     fn address(&self, request: &Request) -> Option<IpAddr> {
         let peer: IpAddr = request.header(PEER)?.parse().ok()?;
-        let address = if self.trust_proxy {
-            let last = request.header("x-forwarded-for").and_then(|list| list.rsplit(',').next()).map(str::trim);
-            // Some proxies add the port.
-            let with_port = |text: &str| text.parse::<SocketAddr>().map(|address| address.ip());
-            match last.and_then(|last| last.parse().or_else(|_| with_port(last)).ok()) {
-                Some(address) => address,
-                // The proxy did not say: all clients would share its address.
-                None if peer.is_loopback() => return None,
-                None => peer,
-            }
-        } else if peer.is_loopback() {
-            return None;
-        } else {
-            peer
+        let address = match self.forwarded(request) {
+            Some(address) => address,
+            // The proxy did not say, or is not trusted: all clients would share its address.
+            None if peer.is_loopback() => return None,
+            None => peer,
         };
         Some(match address.to_canonical() {
             IpAddr::V6(address) => {

@@ -26,6 +26,7 @@ mod routes;
 mod secret;
 mod server;
 mod settings;
+mod setup;
 mod store;
 mod supervise;
 mod thread;

@@ -121,7 +121,7 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let _ = incoming.as_reader().read_to_end(&mut request.body);
     let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, store, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());
-    write_log(&request, &answer, start);
+    write_log(app, &request, &answer, start);
     let response = answer.response;
     let mut out = tiny_http::Response::new(
         StatusCode(response.status),
@@ -140,11 +140,12 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let _ = incoming.respond(out);
 }
 
-fn write_log(request: &Request, answer: &Answer, start: Instant) {
+fn write_log(app: &App, request: &Request, answer: &Answer, start: Instant) {
     let micros = start.elapsed().as_micros();
     let status = answer.response.status;
     let path = routes::logged_path(request, answer);
-    let peer = request.header(crate::gate::PEER).unwrap_or("-");
+    let forwarded = app.limiter.forwarded(request).map(|address| address.to_canonical().to_string());
+    let peer = forwarded.as_deref().or(request.header(crate::gate::PEER)).unwrap_or("-");
     let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
         ("method", &request.method),
         ("path", &path),

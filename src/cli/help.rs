@@ -139,7 +139,24 @@ It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
 ";
 
 pub const SETUP: &str = "\
-Usage: invited setup WHAT HOST [--db FILE]
+Usage: invited setup WHAT HOST [--listen ADDR:PORT] [--db FILE]
+
+Prints what to paste into another program's configuration, filled in with your paths, host, user
+and addresses. Its comments say in which file it goes and what activates it, so that it can be
+redirected into that file: `invited setup nginx example.com > /etc/nginx/snippets/invited.conf`.
+It changes nothing by itself. WHAT is one of:
+
+  prosody, ejabberd          the XMPP server that reads the invites
+  systemd, openrc, runit     runs `invited serve`, and starts it again whenever it ends
+  inetd                      starts it for each request (openbsd-inetd or xinetd)
+  nginx, caddy, apache       the web server before it; keeps keys and tokens out of its logs
+  cron                       prunes, makes a copy each night, and reports what is wrong
+  fail2ban                   bans who guesses keys and tokens
+
+The user and the group are those that own the database, else its folder; the addresses are those
+of the settings url and server.
+
+  --listen ADDR:PORT  where `serve` listens (127.0.0.1:8642 without it); unix:PATH is possible too
 ";
 
 pub const DOCTOR: &str = "\

@@ -14,25 +14,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, describe, exchange};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, describe, done, exchange};
 
-/// What a self-hoster adds to the end of ejabberd's configuration.
-///
-/// The README shows these very lines.
-const SNIPPET: &str = r#"
-sql_type: sqlite
-sql_database: /var/lib/invited/invited.sqlite
-registration_timeout: infinity
-append_host_config:
-  example.com:
-    modules:
-      mod_invites:
-        db_type: sql
-        access_create_account: local
-        landing_page: "https://example.com/invite?{{ invite.token }}"
-      mod_register:
-        allow_modules: [mod_invites]
-"#;
+/// What a self-hoster adds to the end of ejabberd's configuration: what `invited setup` prints for a database at this place.
+fn snippet(database: &str) -> String {
+    done(Path::new(database), &["setup", "ejabberd", "example.com"])
+}
 
 /// A time zone without the files of tzdata, which may be missing here or there: New York's.
 const NEW_YORK: &str = "EST5EDT,M3.2.0,M11.1.0";
@@ -343,7 +330,10 @@ fn a_registration_on_a_locked_file_is_refused_and_leaves_the_invite_good() {
 #[test]
 fn the_readme_shows_the_very_lines_that_ejabberd_runs_with() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    assert!(readme.contains(SNIPPET), "{SNIPPET}");
+    let snippet = snippet("/var/lib/invited/invited.sqlite");
+    let (comment, lines) = snippet.split_once("\n\n").unwrap();
+    assert!(comment.lines().all(|line| line.starts_with("# ")), "{comment}");
+    assert!(readme.contains(&format!("```yaml\n{lines}```\n")), "{lines}");
 }
 
 /// The folder that ejabberd takes for the root of the file system.
@@ -438,9 +428,9 @@ impl Site {
         seen.into_os_string().into_string().unwrap()
     }
 
-    /// A configuration with what ejabberd needs in order to run, and the lines of [`SNIPPET`].
+    /// A configuration with what ejabberd needs in order to run, and the lines of [`snippet`].
     fn config(&self, xmpp: u16, http: u16) -> String {
-        let snippet = SNIPPET.replace("/var/lib/invited/invited.sqlite", &self.seen_by_ejabberd("invited.sqlite"));
+        let snippet = snippet(&self.seen_by_ejabberd("invited.sqlite"));
         let config = format!(
             r#"hosts: [example.com]
 loglevel: info

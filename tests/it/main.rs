@@ -24,5 +24,6 @@ mod register_ejabberd;
 mod register_prosody;
 mod register_wire;
 mod serve;
+mod setup;
 mod start;
 mod tidy;

@@ -14,30 +14,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, exchange};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, exchange};
 
-/// What a self-hoster adds to Prosody's configuration, below the host's own line `VirtualHost "example.com"`.
-///
-/// The README shows these very lines.
-const SNIPPET: &str = r#"
-    modules_enabled = { "invites"; "invites_register"; "register_ibr" }
-    allow_registration = true
-    registration_invite_only = true
-    storage = { invite_token = "sql" }
-    sql = { driver = "SQLite3"; database = "/var/lib/invited/invited.sqlite" }
-"#;
-
-/// What Prosody 0.12 needs besides, above every `VirtualHost`: it waits for no lock unless it is told to. 13 waits by itself.
-const SNIPPET_0_12: &str = r#"
-local util_sql = require "util.sql"
-local create_engine = util_sql.create_engine
-function util_sql.create_engine(self, params, onconnect)
-    return create_engine(self, params, function (engine)
-        for _ in engine:select("PRAGMA busy_timeout = 5000") do end
-        return onconnect(engine)
-    end)
-end
-"#;
+/// What a self-hoster adds to Prosody's configuration: what `invited setup` prints for a database at this place.
+fn snippet(database: &str) -> String {
+    done(Path::new(database), &["setup", "prosody", "example.com"])
+}
 
 /// Runs each of these tests with both releases of Prosody.
 macro_rules! with_both_releases {
@@ -259,8 +241,10 @@ fn registrations_use_up_their_invites_while_others_are_made(release: Release) {
 #[test]
 fn the_readme_shows_the_very_lines_that_these_tests_run_with() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    assert!(readme.contains(SNIPPET.trim_end()), "{SNIPPET}");
-    assert!(readme.contains(SNIPPET_0_12), "{SNIPPET_0_12}");
+    let snippet = snippet("/var/lib/invited/invited.sqlite");
+    let (comment, lines) = snippet.split_once("\n\n").unwrap();
+    assert!(comment.lines().all(|line| line.starts_with("-- ")), "{comment}");
+    assert!(readme.contains(&format!("```lua\n{lines}```\n")), "{lines}");
 }
 
 /// The user of `invited` where it is not Prosody's.
@@ -316,6 +300,8 @@ pub struct Site {
     user: Option<(u32, u32)>,
     /// What a test has otherwise in the configuration: pieces of it, and what stands in their places.
     pub changes: Vec<(&'static str, String)>,
+    /// Whether the lines of [`snippet`] are in a file of their own, as they come in Debian's `conf.d`.
+    pub in_file: bool,
 }
 
 impl Site {
@@ -324,7 +310,7 @@ impl Site {
             Release::OfThisMachine => Folder::new(),
             Release::OfSid => Folder::within(&release.root().join("srv")),
         };
-        Site { release, folder, user: None, changes: Vec::new() }
+        Site { release, folder, user: None, changes: Vec::new(), in_file: false }
     }
 
     pub fn db(&self) -> PathBuf {
@@ -342,11 +328,13 @@ impl Site {
         seen.into_os_string().into_string().unwrap()
     }
 
-    /// A configuration with what Prosody needs in order to run, and the lines of [`SNIPPET`].
+    /// A configuration with what Prosody needs in order to run, and the lines of [`snippet`].
     fn config(&self, port: u16) -> String {
-        let database = self.seen_by_prosody("invited.sqlite");
+        let snippet = snippet(&self.seen_by_prosody("invited.sqlite"));
+        let include = format!("Include \"{}\"", self.seen_by_prosody("invited.cfg.lua"));
+        std::fs::write(self.folder.file("invited.cfg.lua"), &snippet).unwrap();
         let config = format!(
-            r#"{first}
+            r#"
 pidfile = "{pidfile}"
 data_path = "{data}"
 run_as_root = true
@@ -364,10 +352,9 @@ allow_unencrypted_plain_auth = true
 VirtualHost "example.com"
 {snippet}
 "#,
-            first = if let Release::OfThisMachine = self.release { SNIPPET_0_12 } else { "" },
             pidfile = self.seen_by_prosody("prosody.pid"),
             data = self.seen_by_prosody("data"),
-            snippet = SNIPPET.replace("/var/lib/invited/invited.sqlite", &database),
+            snippet = if self.in_file { &include } else { &snippet },
         );
         self.changes.iter().fold(config, |config, (from, to)| {
             assert!(config.contains(from), "{from} is not in {config}");
