@@ -34,6 +34,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the counts of page views go into the file.
 const VIEWS_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the database is still in its place.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
 /// Listens on this address; port 0 takes a free one.
 pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).map_err(|error| {
@@ -63,16 +66,18 @@ pub fn serve(
         let signals = signals.try_clone().map_err(failed("cannot copy the socket for signals"))?;
         signal_hook::low_level::pipe::register(signal, signals).map_err(failed("cannot wait for signals"))?;
     }
+    watch(store.another()?, signals)?;
     gate::raise_file_limit();
     let views = Arc::new(Views::default());
-    let writer = Writer::start(store.another()?)?;
+    // Workers that are left for those who only look, and for everybody else while the XMPP server takes its time.
+    let most = server::WORKERS - 4;
+    let writer = Writer::start(store.another()?, most)?;
     let app = App {
         pages: Pages::load()?,
         writer: writer.clone(),
         views: Arc::clone(&views),
         limiter: Limiter::new(trust_proxy),
-        // The other workers are for everybody else, however long the XMPP server takes.
-        desk: Desk::new(server::WORKERS - 4),
+        desk: Desk::new(most),
     };
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
@@ -85,9 +90,24 @@ pub fn serve(
     let _ = writeln!(io::stderr(), "listening on http://{address}");
     ready(address)?;
     gate::run(listener, stop.as_fd(), upstream, gate::LIMITS).map_err(failed("cannot accept connections"))?;
+    if store.is_replaced() {
+        return store.check_place();
+    }
     write_views(&writer, &views);
     store.checkpoint();
     Ok(())
+}
+
+/// Ends the server when another file has taken the place of its database: its supervisor starts it again, on that file. One
+/// that is merely gone may come back, and until then nobody could start.
+fn watch(store: Store, stop: UnixStream) -> Result<()> {
+    let body = move || {
+        while !store.is_replaced() {
+            thread::sleep(WATCH_EVERY);
+        }
+        let _ = (&stop).write_all(b"x");
+    };
+    spawn("watch", STACK, body)
 }
 
 /// Prunes all hosts now and once an hour, on a thread of its own.
