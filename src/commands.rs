@@ -16,7 +16,7 @@ use crate::json;
 use crate::key::{self, NewKey};
 use crate::log;
 use crate::settings::{self, FILE_MAX, Setting};
-use crate::store::{KeyLimits, Store};
+use crate::store::{self, KeyLimits, Store};
 
 /// Does what was asked for.
 pub fn run(command: Command) -> Result<()> {
@@ -49,8 +49,11 @@ pub fn run(command: Command) -> Result<()> {
         Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
-        Command::Backup { .. } => Err(Error::internal("backup is not built yet")),
-        Command::Restore { .. } => Err(Error::internal("restore is not built yet")),
+        Command::Backup { db, to } => Store::open(&db)?.backup(&to),
+        Command::Restore { db, from } => match store::restore(&db, &from)? {
+            Some(kept) => print(&format!("the old database is kept as {}\n", kept.display())),
+            None => Ok(()),
+        },
         Command::Try { host } => serve::try_out(&host),
         Command::Set { db, host, name, value } => set(&mut Store::open(&db)?, &host, name, value),
         Command::Get { db, host, name: Some(name) } => match Store::open(&db)?.setting(&host, name)? {

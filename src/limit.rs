@@ -32,7 +32,8 @@ impl Limiter {
         let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = misses.get(&address)?;
         let left = since + WINDOW_SECS - now;
-        (*count >= MISSES && left > 0).then_some(left.min(WINDOW_SECS))
+        // A clock that was set back must not lock anybody out for longer.
+        (*count >= MISSES && (1..=WINDOW_SECS).contains(&left)).then_some(left)
     }
 
     /// Counts a miss.
@@ -47,7 +48,7 @@ impl Limiter {
             }
         }
         let entry = misses.entry(address).or_insert((now, 0));
-        if entry.0 + WINDOW_SECS <= now {
+        if !(0..WINDOW_SECS).contains(&(now - entry.0)) {
             *entry = (now, 0);
         }
         entry.1 += 1;
@@ -103,6 +104,7 @@ mod tests {
         assert_eq!(limiter.wait_secs(&one, 1_000), Some(WINDOW_SECS));
         assert_eq!(limiter.wait_secs(&other, 1_000), None);
         assert_eq!(limiter.wait_secs(&one, 1_000 + WINDOW_SECS), None);
+        assert_eq!(limiter.wait_secs(&one, 1), None, "the clock was set back");
     }
 
     #[test]

@@ -30,7 +30,18 @@ pub struct App {
 /// Answers one request. `store` is the caller's own connection, for reading; `now` is in Unix seconds.
 pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     let pages = &app.pages;
-    let answer = match (request.method.as_str(), request.path.as_str()) {
+    // A file that was moved or replaced while it is open has answers to nothing.
+    let answer = store.check_place().and_then(|()| route(app, store, request, now));
+    let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
+    if request.path == "/invites_api" || request.path.starts_with("/invites_api/") {
+        return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
+    }
+    answer
+}
+
+fn route(app: &App, store: &Store, request: &Request, now: i64) -> Result<Answer> {
+    let pages = &app.pages;
+    match (request.method.as_str(), request.path.as_str()) {
         ("GET" | "HEAD", "/") => Ok(page::home(pages, request)),
         ("GET" | "HEAD", "/favicon.ico") => Ok(page::assets::favicon()),
         ("GET" | "HEAD", "/robots.txt") => Ok(page::assets::robots()),
@@ -44,12 +55,7 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
         (_, "/invites_api") => answer_api(app, store, request, now),
         (_, path) if path.starts_with("/invites_api/") => answer_api(app, store, request, now),
         _ => Ok(nothing_here(pages, request)),
-    };
-    let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
-    if request.path == "/invites_api" || request.path.starts_with("/invites_api/") {
-        return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
     }
-    answer
 }
 
 fn visit<'a>(app: &'a App, store: &'a Store, request: &'a Request, now: i64) -> Visit<'a> {
@@ -112,7 +118,9 @@ fn nothing_here(pages: &Pages, request: &Request) -> Answer {
 /// What a client hears of an error of ours; the error itself is for the log alone.
 fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
     let (status, reason, title, text) = match error.kind {
-        Kind::Unavailable => (503, "unavailable", "Service unavailable", "Try again in some seconds."),
+        Kind::Unavailable | Kind::Permission => {
+            (503, "unavailable", "Service unavailable", "Try again in some seconds.")
+        }
         _ => (500, "internal", "Internal error", "The log of the server says more."),
     };
     let mut response = api::error(pages, request, status, title, reason, text, None);

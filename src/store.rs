@@ -9,11 +9,13 @@
 //! has gone. And the database and `-shm` files are never opened by hand while a connection is open: closing such a
 //! descriptor would drop this process's locks on them (POSIX, fcntl).
 
+mod backup;
 mod claim;
 mod ejabberd;
 mod import;
 mod invite;
 mod key;
+mod place;
 mod prosody;
 mod prune;
 mod writer;
@@ -21,7 +23,7 @@ mod writer;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transac
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::invite::{Invite, Server};
+use place::Place;
 
+pub use backup::restore;
 pub use claim::Claimed;
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
@@ -47,7 +51,7 @@ const MIGRATIONS: &[&str] =
 /// One connection to the file.
 pub struct Store {
     conn: Connection,
-    path: PathBuf,
+    place: Place,
 }
 
 impl Store {
@@ -105,12 +109,23 @@ impl Store {
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 
     /// Another connection to the file that this one has open.
     pub fn another(&self) -> Result<Store> {
-        Store::connect(&self.path)
+        let store = Store::connect(self.place.path())?;
+        if store.place == self.place { Ok(store) } else { Err(self.place.lost()) }
+    }
+
+    /// Fails unless the file at the place of the database is still the one that this connection has open.
+    pub fn check_place(&self) -> Result<()> {
+        self.place.check()
+    }
+
+    /// Whether another file has taken the place of the database.
+    pub fn is_replaced(&self) -> bool {
+        self.place.is_replaced()
     }
 
     fn connect(path: &Path) -> Result<Store> {
@@ -127,6 +142,8 @@ impl Store {
                     )));
                 }
             }
+            // With the first read its log is opened, which stays until the last connection of all goes.
+            conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
             // A cache of 256 KiB: lookups touch a handful of pages, and each worker has a connection.
             conn.execute_batch(
                 "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY;
@@ -134,14 +151,26 @@ impl Store {
             )?;
             Ok(conn)
         };
-        let conn = connect().map_err(|error| error.context(format_args!("cannot open {}", path.display())))?;
-        Ok(Store { conn, path: path.to_owned() })
+        let cannot = |error: Error| error.context(format_args!("cannot open {}", path.display()));
+        let conn = connect().map_err(cannot)?;
+        let place = Place::look(path).map_err(|error| cannot(Error::new(Kind::Unavailable, error.to_string())))?;
+        Ok(Store { conn, place })
     }
 
     /// Copies the write-ahead log back into the database as far as it goes without taking the write lock.
     pub fn checkpoint(&self) {
         // What is not copied now is copied later: a copy that fails, or stops short since somebody reads, loses nothing.
         let _ = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    }
+
+    /// Copies all of the log back into the database, and syncs that.
+    fn checkpoint_all(&self) -> Result<()> {
+        let copied =
+            |row: &rusqlite::Row| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
+        if self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], copied)? {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unavailable, "a sync has failed, and the log can't be copied into the database yet"))
     }
 
     fn migrate(&mut self) -> Result<()> {
@@ -162,22 +191,22 @@ impl Store {
         let newest = MIGRATIONS.len().to_string();
         tx.execute("INSERT OR REPLACE INTO invited_meta (name, value) VALUES ('schema', ?1)", [newest])?;
         tx.commit()?;
-        sync_wal(&self.path)
+        self.place.sync()
     }
 
     /// Runs one write transaction and returns when what it wrote would survive a power cut.
     pub fn write<T>(&mut self, job: impl FnOnce(&Tx) -> Result<T>) -> Result<T> {
-        let path = self.path.clone();
+        let place = self.place.clone();
         let write = || -> Result<T> {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let outcome = job(&Tx { conn: &tx })?;
             tx.commit()?;
-            sync_wal(&path)?;
+            place.sync()?;
             Ok(outcome)
         };
         write().map_err(|error| match error.kind {
             Kind::NotFound | Kind::Refused | Kind::Usage => error,
-            _ => error.context(format_args!("cannot write to {}", path.display())),
+            _ => error.context(format_args!("cannot write to {}", place.path().display())),
         })
     }
 
@@ -271,19 +300,6 @@ fn version(conn: &Connection) -> Result<usize> {
         .ok_or_else(|| Error::internal("the table invited_meta holds no schema version (restore a backup of the file)"))
 }
 
-/// Makes everything that was committed so far survive a power cut.
-///
-/// The `-wal` file carries no locks, so that opening and closing it here is safe; opening it anew each time, it is never
-/// a file that is no longer the database's.
-fn sync_wal(path: &Path) -> Result<()> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    match File::open(&wal).and_then(|wal| wal.sync_data()) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(Error::internal(format!("cannot sync {}: {error}", Path::new(&wal).display()))),
-    }
-}
-
 fn cannot_open(path: &Path, error: &io::Error) -> Error {
     let path = path.display();
     match error.kind() {
@@ -321,28 +337,33 @@ fn cannot_create(path: &Path, error: &io::Error) -> Error {
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         let Some(code) = error.sqlite_error_code() else {
-            return Error::internal(error.to_string());
+            use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+            return Error::internal(match error {
+                // What is read is not what was written.
+                FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..) => {
+                    format!("it is damaged: {error} (restore a backup)")
+                }
+                _ => error.to_string(),
+            });
         };
         match code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Error::new(
-                Kind::Unavailable,
-                format!(
-                    "another process keeps it locked for more than {} s (end that process, or try again)",
-                    BUSY_TIMEOUT.as_secs()
-                ),
-            ),
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                Error::new(Kind::Unavailable, "another process keeps it locked (end that process, or try again)")
+            }
             ErrorCode::DiskFull => Error::new(Kind::Unavailable, "the disk is full (make room; nothing was changed)"),
             ErrorCode::NotADatabase => Error::config("it is not an SQLite database (pass --db with another FILE)"),
-            ErrorCode::ReadOnly => Error::new(
+            ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
                 Kind::Permission,
-                "it can't be written (the file, its -wal and -shm and their folder must be writable for this user)",
+                format!(
+                    "SQLite can't {} it (the file, its -wal and -shm and their folder must be writable for this user)",
+                    if code == ErrorCode::ReadOnly { "write" } else { "open" }
+                ),
             ),
-            ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
-                Kind::Permission,
-                "SQLite can't open it (the file, its -wal and -shm and their folder must be writable for this user)",
+            ErrorCode::SystemIoFailure => Error::new(
+                Kind::Unavailable,
+                format!("the system fails to read or write it: {error} (look at the disk and at the system's log)"),
             ),
             ErrorCode::DatabaseCorrupt => Error::new(Kind::Io, "it is damaged (restore a backup)"),
-            ErrorCode::SystemIoFailure => Error::new(Kind::Io, error.to_string()),
             _ => Error::internal(error.to_string()),
         }
     }

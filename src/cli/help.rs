@@ -165,10 +165,25 @@ Usage: invited doctor HOST [--json] [--db FILE]
 
 pub const BACKUP: &str = "\
 Usage: invited backup FILE [--db FILE]
+
+Copies the database as it is at this moment to the new file FILE, while invited and the XMPP server
+go on writing. FILE has mode 0600, and is there only when it is whole and on the disk; one that is
+there already is not touched. Prints nothing. Every night, as a line of a crontab:
+
+  0 4 * * *  /usr/local/bin/invited backup /var/backups/invited/$(date +\\%F).sqlite
+
+`invited restore FILE` puts it back.
 ";
 
 pub const RESTORE: &str = "\
 Usage: invited restore FILE [--db FILE]
+
+Puts a copy that `invited backup` has made in the place of the database. Stop invited and the XMPP
+server first: while anybody has the database open, this is refused. FILE is checked before, and
+nothing is changed if it is damaged, or written by a newer invited. It stays where it is.
+
+The database keeps its owner and mode. The old one is kept beside it as
+invited.sqlite.before-restore (-2, -3 and so on where there is one), and its name is printed.
 ";
 
 pub const TRY: &str = "\

@@ -29,6 +29,9 @@ use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
 use crate::views::Views;
 
+/// The most workers that may wait for a lock, or for the XMPP server: the others are left for everybody else.
+const MOST: usize = server::WORKERS - 4;
+
 /// The access mode of Unix sockets unless told otherwise: for the proxy's group.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -40,6 +43,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How often the counts of page views go into the file.
 const VIEWS_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the database is still in its place.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a process that inetd has started with a listening socket waits for the next connection.
 const INETD_IDLE: Duration = Duration::from_secs(60);
@@ -114,8 +120,7 @@ fn app(writer: &Writer, views: &Arc<Views>, trust_proxy: bool) -> Result<App> {
         writer: writer.clone(),
         views: Arc::clone(views),
         limiter: Limiter::new(trust_proxy),
-        // The other workers are for everybody else, however long the XMPP server takes.
-        desk: Desk::new(server::WORKERS - 4),
+        desk: Desk::new(MOST),
     })
 }
 
@@ -124,7 +129,7 @@ fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()
     let folder = PrivateFolder::make()?;
     harden::restrict(store.path(), folder.path(), &[])?;
     let views = Arc::new(Views::default());
-    let writer = Writer::start(store.another()?)?;
+    let writer = Writer::start(store.another()?, MOST)?;
     let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app(&writer, &views, trust_proxy)?, store, 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
@@ -148,15 +153,17 @@ fn serve(
     }
     // There is nothing to open anew: settings are read for each request, and the log is stderr.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(failed("cannot wait for signals"))?;
+    let wake = signals.try_clone().map_err(failed("cannot copy the socket for signals"))?;
     gate::raise_file_limit();
     let folder = PrivateFolder::make()?;
     let sockets: Vec<PathBuf> = listeners.iter().filter_map(Listener::path).collect();
     let level = harden::restrict(store.path(), folder.path(), &sockets)?;
     log::event(&[("event", &"hardened"), ("landlock", &level)]);
     let views = Arc::new(Views::default());
-    let writer = Writer::start(store.another()?)?;
+    let writer = Writer::start(store.another()?, MOST)?;
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
+    watch(store.another()?, wake)?;
     let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app(&writer, &views, options.trust_proxy)?, store, server::WORKERS)?;
     let unreachable = failed("cannot reach the loop of workers");
@@ -174,6 +181,9 @@ fn serve(
     let stopping = || supervise::notify("STOPPING=1");
     gate::run(&listeners, stop.as_fd(), upstream, gate::LIMITS, options.idle_exit, stopping)
         .map_err(failed("cannot accept connections"))?;
+    if store.is_replaced() {
+        return store.check_place();
+    }
     write_views(&writer, &views);
     store.checkpoint();
     Ok(())
@@ -190,6 +200,18 @@ fn keep_awake(upstream: Upstream, pause: Duration) -> Result<()> {
         }
     };
     spawn("watchdog", STACK, body)
+}
+
+/// Ends the server when another file has taken the place of its database: its supervisor starts it again, on that file. One
+/// that is merely gone may come back, and until then nobody could start.
+fn watch(store: Store, stop: UnixStream) -> Result<()> {
+    let body = move || {
+        while !store.is_replaced() {
+            thread::sleep(WATCH_EVERY);
+        }
+        let _ = (&stop).write_all(b"x");
+    };
+    spawn("watch", STACK, body)
 }
 
 /// Prunes all hosts now and once an hour, on a thread of its own.

@@ -146,7 +146,11 @@ fn exchange(stream: &mut UnixStream, request: &[u8], is_head: bool) -> io::Resul
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break at;
         }
-        let read = stream.read(&mut chunk)?;
+        let read = match stream.read(&mut chunk) {
+            // A read with a time limit ends so when the process was stopped and goes on (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            outcome => outcome?,
+        };
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -140,12 +140,13 @@ impl Tx<'_> {
 
     /// In how many seconds a source may make its next invite, given its limit in any 24 hours; none: at once.
     pub fn wait_secs(&self, source: &str, per_day: u32, now: i64) -> Result<Option<i64>> {
-        // The invite that is as many back as there may be: unless it is a day old, the limit is reached.
+        // The invite that is as many back as there may be: unless it is a day old, the limit is reached. What is of the far
+        // future was made before the clock was set right.
         let mut query = self.conn.prepare_cached(
-            "SELECT created_at FROM invited_invite WHERE source = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2",
+            "SELECT created_at FROM invited_invite WHERE source = ?1 AND created_at <= ?3 ORDER BY number DESC LIMIT 1 OFFSET ?2",
         )?;
         let created_at: Option<i64> =
-            query.query_row(params![source, per_day.saturating_sub(1)], |row| row.get(0)).optional()?;
+            query.query_row(params![source, per_day.saturating_sub(1), now + 86_400], |row| row.get(0)).optional()?;
         let wait = created_at.map_or(0, |created_at| created_at + 86_400 - now);
         Ok((wait > 0).then(|| wait.min(86_400)))
     }

@@ -6,12 +6,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
 
-use rusqlite::TransactionBehavior;
+use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
 
-use super::{Store, Tx, sync_wal};
+use super::{BUSY_TIMEOUT, Store, Tx};
 use crate::error::{Error, Kind, Result};
 use crate::thread::spawn;
 
@@ -24,6 +25,10 @@ const BATCH: usize = 128;
 /// A log of this many pages (16 MiB) is copied back into the database. Each time that the log starts over, SQLite syncs
 /// its head under the write lock, so that it should do so rarely.
 const CHECKPOINT_PAGES: i32 = 4096;
+
+/// How long the lock is waited for while callers crowd, and how long from then on, until it was had once.
+const CROWDED_WAIT: Duration = Duration::from_secs(1);
+const LOCKED_WAIT: Duration = Duration::from_millis(100);
 
 /// A job as it is queued. It is given the transaction and whether others share it, or why there is none.
 type Job = Box<dyn FnOnce(Result<(&Tx, bool)>) -> Reply + Send>;
@@ -43,12 +48,17 @@ const COPIED: u8 = 2;
 #[derive(Clone)]
 pub struct Writer {
     queue: Sender<Job>,
+    /// Callers that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Writer {
-    /// Starts the thread on a connection of its own.
-    pub fn start(mut store: Store) -> Result<Writer> {
+    /// Starts the thread on a connection of its own. So many callers that wait at the same time are a crowd.
+    pub fn start(mut store: Store, crowd: usize) -> Result<Writer> {
         let (queue, jobs) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        // The lock is asked for again and again, see below.
+        store.conn.busy_timeout(LOCKED_WAIT)?;
         let pages = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&pages);
         // This replaces SQLite's own automatic checkpoint, which would make requests wait.
@@ -57,8 +67,9 @@ impl Writer {
             Ok(())
         }))?;
         let checkpoint = start_checkpointer(store.another()?)?;
-        spawn("writer", STACK, move || run(store, &jobs, &pages, &checkpoint))?;
-        Ok(Writer { queue })
+        let lock = Lock { crowd, waiting: Arc::clone(&waiting), failed: false };
+        spawn("writer", STACK, move || run(store, &jobs, lock, &pages, &checkpoint))?;
+        Ok(Writer { queue, waiting })
     }
 
     /// Runs a job within a write transaction and returns when what it wrote would survive a power cut.
@@ -67,8 +78,11 @@ impl Writer {
     pub fn write<T: Send + 'static>(&self, job: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
         let gone = || Error::internal("the thread that writes has ended");
         let (reply, answer) = sync_channel(1);
-        self.queue.send(Box::new(move |tx| run_job(tx, job, reply))).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.queue.send(Box::new(move |tx| run_job(tx, job, reply)));
+        let outcome = sent.map_err(|_| gone()).and_then(|()| answer.recv().map_err(|_| gone()));
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        outcome?
     }
 }
 
@@ -108,13 +122,23 @@ fn run_job<T: Send + 'static>(
     }
 }
 
-fn run(mut store: Store, jobs: &Receiver<Job>, pages: &AtomicI32, checkpoint: &Checkpointer) {
+fn run(mut store: Store, jobs: &Receiver<Job>, mut lock: Lock, pages: &AtomicI32, checkpoint: &Checkpointer) {
+    let mut unsynced = false;
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
         let mut replies = Vec::new();
-        let safe = commit(&mut store, batch, &mut replies)
-            .and_then(|()| sync_wal(&store.path))
-            .map_err(|error| error.context(format_args!("cannot write to {}", store.path.display())));
+        let safe = commit(&mut store, &mut lock, batch, jobs, &mut replies).and_then(|()| {
+            // The system tells of a failed sync only once, and takes the next for done. What it may have lost is then
+            // copied into the database, which is synced with it.
+            if unsynced {
+                store.checkpoint_all()?;
+            }
+            let synced = store.place.sync();
+            unsynced = synced.is_err();
+            synced
+        });
+        let safe =
+            safe.map_err(|error| error.context(format_args!("cannot write to {}", store.place.path().display())));
         for reply in replies {
             (reply.tell)(safe.clone());
         }
@@ -122,10 +146,16 @@ fn run(mut store: Store, jobs: &Receiver<Job>, pages: &AtomicI32, checkpoint: &C
     }
 }
 
-/// Runs the jobs in one transaction, which is over when this returns.
-fn commit(store: &mut Store, batch: Vec<Job>, replies: &mut Vec<Reply>) -> Result<()> {
+/// Runs the jobs in one transaction, which is over when this returns. If there is none, those that have queued up since fail too.
+fn commit(
+    store: &mut Store,
+    lock: &mut Lock,
+    batch: Vec<Job>,
+    jobs: &Receiver<Job>,
+    replies: &mut Vec<Reply>,
+) -> Result<()> {
     let shared = batch.len() > 1;
-    match store.conn.transaction_with_behavior(TransactionBehavior::Immediate) {
+    match lock.take(store) {
         Ok(tx) => {
             replies.extend(batch.into_iter().map(|job| job(Ok((&Tx { conn: &tx }, shared)))));
             // A job that has the transaction to itself needs no savepoint: what it wrote goes with the transaction.
@@ -135,9 +165,34 @@ fn commit(store: &mut Store, batch: Vec<Job>, replies: &mut Vec<Reply>) -> Resul
             Ok(tx.commit()?)
         }
         Err(error) => {
-            let error = Error::from(error);
-            replies.extend(batch.into_iter().map(|job| job(Err(error.clone()))));
+            replies.extend(batch.into_iter().chain(jobs.try_iter()).map(|job| job(Err(error.clone()))));
             Err(error)
+        }
+    }
+}
+
+/// How long the write lock is waited for.
+struct Lock {
+    crowd: usize,
+    waiting: Arc<AtomicUsize>,
+    /// Whether the last try was in vain.
+    failed: bool,
+}
+
+impl Lock {
+    fn take<'a>(&mut self, store: &'a Store) -> Result<Transaction<'a>> {
+        let start = Instant::now();
+        let crowded_wait = if self.failed { LOCKED_WAIT } else { CROWDED_WAIT };
+        loop {
+            // Unchecked, since this connection has no other transaction; the borrow of the checked one outlives a failed try.
+            let taken = Transaction::new_unchecked(&store.conn, TransactionBehavior::Immediate);
+            let is_locked = matches!(&taken, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+            let is_crowd = self.waiting.load(Ordering::Relaxed) >= self.crowd;
+            let wait = if is_crowd { crowded_wait } else { BUSY_TIMEOUT };
+            if !is_locked || start.elapsed() >= wait {
+                self.failed = is_locked;
+                return Ok(taken?);
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ mod harness;
 
 mod agreement;
 mod api;
+mod backup;
+mod bad_days;
 mod browser;
 mod cli;
 mod contract;

@@ -467,7 +467,6 @@ fn cron_takes_the_lines_and_their_commands_run() {
 }
 
 #[test]
-#[ignore = "needs backup and doctor"]
 fn cron_makes_a_copy_and_asks_the_doctor() {
     let home = Home::new("in vi'ted %h $x.sqlite");
     let jobs = cron_jobs(&home.done(&["setup", "cron", HOST]));

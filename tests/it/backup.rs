@@ -1,0 +1,298 @@
+//! Copies of the database: complete although all goes on, and put back without a loss, or not at all.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, create_key, done, fails};
+
+/// Every file of a folder with its content.
+fn files(folder: &Folder) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.metadata().unwrap().is_file());
+    files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+fn tokens(db: &Path, sql: &str) -> HashSet<String> {
+    let conn = Connection::open(db).unwrap();
+    let check: String = conn.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok", "{}", db.display());
+    let mut query = conn.prepare(sql).unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+const OURS: &str = "SELECT token FROM invited_invite";
+const PROSODYS: &str = "SELECT key FROM prosody WHERE store = 'invite_token'";
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn make_invite(db: &Path) -> String {
+    let link = done(db, &["invite", "example.com"]);
+    link.trim_end().split_once('?').unwrap().1.to_owned()
+}
+
+#[test]
+fn a_backup_under_load_has_all_that_was_answered_before_it_began_and_holds_nobody_up() {
+    let folder = Folder::new();
+    let key = create_key(&folder.db(), "example.com");
+    // So many that the copy takes more than one step.
+    let conn = Connection::open(folder.db()).unwrap();
+    conn.execute_batch(
+        "PRAGMA synchronous = OFF;
+         INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at, note)
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         SELECT 'old-' || i, 'other.example', 'account', 'cli', 1, 9999999999, hex(randomblob(40)) FROM n;
+         INSERT INTO prosody SELECT host, '', 'invite_token', token, 'json', '{}' FROM invited_invite",
+    )
+    .unwrap();
+    let server = Server::start(&folder.db());
+    let answered = Mutex::new(HashSet::new());
+    let (stop, failed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    match server.get(&format!("/invites_api?key={key}")) {
+                        reply if reply.status == 201 => drop(answered.lock().unwrap().insert(reply.token())),
+                        _ => drop(failed.fetch_add(1, Ordering::Relaxed)),
+                    }
+                }
+            });
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for round in 1..=4 {
+            while answered.lock().unwrap().len() < 50 * round && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let before = answered.lock().unwrap().clone();
+            let copy = folder.file(&format!("copy-{round}"));
+            assert_eq!(done(&folder.db(), &["backup", text(&copy)]), "");
+            let during = answered.lock().unwrap().len() - before.len();
+            let (ours, prosodys) = (tokens(&copy, OURS), tokens(&copy, PROSODYS));
+            assert!(before.is_subset(&ours), "{} are missing", before.difference(&ours).count());
+            assert!(ours == prosodys, "the copy is of two moments");
+            eprintln!("round {round}: {} invites in the copy, {during} made meanwhile", ours.len());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(failed.into_inner(), 0);
+    assert!(!files(&folder).keys().any(|name| name.contains(".part")), "{:?}", files(&folder).keys());
+}
+
+#[test]
+fn a_backup_touches_no_file_that_is_there_and_leaves_nothing_half_done() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let taken = folder.file("taken");
+    std::fs::write(&taken, "precious").unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.file("link")).unwrap();
+    std::fs::create_dir(folder.file("folder")).unwrap();
+    let before = files(&folder);
+    for (name, why) in [
+        ("taken", "choose another name"),
+        ("link", "choose another name"),
+        ("folder", "it is a folder"),
+        ("no/such/copy", "no/such"),
+        ("invited.sqlite", "choose another name"),
+    ] {
+        let stderr = fails(&folder.db(), 1, &["backup", text(&folder.file(name))]);
+        assert!(stderr.contains(why) && stderr.contains(name), "{stderr}");
+    }
+    assert_eq!(files(&folder), before);
+    let stderr = fails(&folder.file("missing"), 1, &["backup", text(&folder.file("copy"))]);
+    assert!(stderr.contains("missing") && !folder.file("copy").exists(), "{stderr}");
+}
+
+#[test]
+fn a_backup_is_for_its_owner_alone_and_one_plain_file() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let copy = folder.file("copy");
+    let script = format!("umask 0; exec {PROGRAM} backup {} --db {}", copy.display(), folder.db().display());
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let conn = Connection::open(&copy).unwrap();
+    let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete");
+    let names: Vec<String> = files(&folder).into_keys().filter(|name| name.starts_with("copy")).collect();
+    assert_eq!(names, ["copy"]);
+}
+
+#[test]
+fn what_was_restored_is_served_and_the_old_file_is_kept_with_its_owner_and_mode() {
+    let folder = Folder::new();
+    let db = folder.db();
+    let key = create_key(&db, "example.com");
+    let early = make_invite(&db);
+    let copy = folder.file("copy");
+    done(&db, &["backup", text(&copy)]);
+    // Some of it is still in the log when the old file is kept, as after a kill.
+    let mut server = Server::start(&db);
+    let late = server.get(&format!("/invites_api?key={key}")).token();
+    server.signal("KILL");
+    server.wait();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&db, Some(65_533), Some(65_532)).unwrap();
+    }
+    std::fs::set_permissions(&db, std::fs::Permissions::from_mode(0o664)).unwrap();
+
+    let printed = done(&db, &["restore", text(&copy)]);
+    let kept = folder.file("invited.sqlite.before-restore");
+    assert_eq!(printed, format!("the old database is kept as {}\n", kept.display()));
+    assert_eq!(tokens(&kept, OURS), HashSet::from([early.clone(), late.clone()]));
+    let found = db.metadata().unwrap();
+    assert_eq!(found.mode() & 0o777, 0o664);
+    if is_root {
+        assert_eq!((found.uid(), found.gid()), (65_533, 65_532));
+    }
+    assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600);
+
+    let server = Server::start(&db);
+    assert_eq!(server.get(&format!("/invite?{early}")).status, 200);
+    assert_eq!(server.get(&format!("/invite?{late}")).status, 404);
+    let new = server.get(&format!("/invites_api?key={key}")).token();
+    // The triggers have come along: what Prosody deletes was used.
+    let conn = Connection::open(&db).unwrap();
+    conn.busy_timeout(PATIENCE).unwrap();
+    assert_eq!(conn.execute("DELETE FROM prosody WHERE key = ?1", [&early]).unwrap(), 1);
+    assert_eq!(server.get(&format!("/invite?{early}")).status, 410);
+    assert_eq!(server.get(&format!("/invite?{new}")).status, 200);
+    drop((server, conn));
+
+    // A second time: nothing that is kept is written over.
+    assert!(done(&db, &["restore", text(&copy)]).ends_with(".before-restore-2\n"));
+    assert_eq!(tokens(&kept, OURS), HashSet::from([early.clone(), late]));
+    assert_eq!(tokens(&folder.file("invited.sqlite.before-restore-2"), OURS), HashSet::from([early.clone(), new]));
+    assert_eq!(tokens(&db, OURS), HashSet::from([early]));
+    assert!(!files(&folder).keys().any(|name| name.contains(".part")), "{:?}", files(&folder).keys());
+}
+
+#[test]
+fn a_copy_that_is_broken_newer_or_none_of_ours_is_refused_and_nothing_changes() {
+    let folder = Folder::new();
+    let db = folder.db();
+    create_key(&db, "example.com");
+    for _ in 0..40 {
+        make_invite(&db);
+    }
+    let good = folder.file("good");
+    done(&db, &["backup", text(&good)]);
+    let bytes = std::fs::read(&good).unwrap();
+    // All but the head and the schema.
+    let mut broken = bytes.clone();
+    broken[8 * 4096..].fill(0x5a);
+    std::fs::write(folder.file("broken"), broken).unwrap();
+    std::fs::write(folder.file("short"), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::write(folder.file("text"), "no database").unwrap();
+    std::fs::write(folder.file("empty"), "").unwrap();
+    std::fs::copy(&good, folder.file("newer")).unwrap();
+    let newer = Connection::open(folder.file("newer")).unwrap();
+    newer.execute("UPDATE invited_meta SET value = '9999' WHERE name = 'schema'", []).unwrap();
+    drop(newer);
+    let other = Connection::open(folder.file("other")).unwrap();
+    other.execute_batch("CREATE TABLE prosody (host, user, store, key, type, value)").unwrap();
+    drop(other);
+    let before = files(&folder);
+    for (name, why) in [
+        ("broken", "damaged"),
+        ("short", "damaged"),
+        ("text", "not an SQLite database"),
+        ("empty", "not an SQLite database"),
+        ("newer", "9999"),
+        ("other", "no database of invited's"),
+        ("missing", "No such file"),
+        ("invited.sqlite", "the database itself"),
+        (".", "not a file"),
+    ] {
+        let stderr = fails(&db, 1, &["restore", text(&folder.file(name))]);
+        assert!(stderr.contains(why) && stderr.contains(name), "{name}: {stderr}");
+        assert!(files(&folder) == before, "restoring {name} has changed something");
+    }
+}
+
+#[test]
+fn nothing_is_restored_while_somebody_has_the_database_open() {
+    let folder = Folder::new();
+    let db = folder.db();
+    let key = create_key(&db, "example.com");
+    let copy = folder.file("copy");
+    done(&db, &["backup", text(&copy)]);
+    let server = Server::start(&db);
+    let token = server.get(&format!("/invites_api?key={key}")).token();
+    let stderr = fails(&db, 1, &["restore", text(&copy)]);
+    assert!(stderr.contains(&format!("process {}", server.id())), "{stderr}");
+    assert!(stderr.contains("stop invited and the XMPP server"), "{stderr}");
+    assert_eq!(server.get(&format!("/invite?{token}")).status, 200);
+    // Nor is a database in use taken for a backup.
+    let stderr = fails(&folder.file("another"), 1, &["restore", text(&db)]);
+    assert!(stderr.contains("invited backup") && !folder.file("another").exists(), "{stderr}");
+    drop(server);
+
+    // As an XMPP server that has nothing to do at the moment.
+    let conn = Connection::open(&db).unwrap();
+    conn.query_row("SELECT count(*) FROM prosody", [], |_| Ok(())).unwrap();
+    let stderr = fails(&db, 1, &["restore", text(&copy)]);
+    assert!(stderr.contains("stop invited and the XMPP server"), "{stderr}");
+    drop(conn);
+    assert!(done(&db, &["restore", text(&copy)]).contains("is kept as"));
+}
+
+#[test]
+fn a_backup_takes_the_place_of_a_damaged_file_or_of_none() {
+    let folder = Folder::new();
+    let db = folder.db();
+    create_key(&db, "example.com");
+    let token = make_invite(&db);
+    let copy = folder.file("copy");
+    done(&db, &["backup", text(&copy)]);
+    std::fs::write(&db, "x".repeat(20_000)).unwrap();
+    std::fs::write(folder.file("invited.sqlite-wal"), "y".repeat(5_000)).unwrap();
+    assert!(done(&db, &["restore", text(&copy)]).contains("is kept as"));
+    assert!(std::fs::read(folder.file("invited.sqlite.before-restore")).unwrap().starts_with(b"xxx"));
+    assert!(std::fs::read(folder.file("invited.sqlite.before-restore-wal")).unwrap().starts_with(b"yyy"));
+    assert_eq!(tokens(&db, OURS), HashSet::from([token.clone()]));
+
+    let new = folder.file("new.sqlite");
+    assert_eq!(done(&new, &["restore", text(&copy)]), "");
+    assert_eq!(tokens(&new, OURS), HashSet::from([token]));
+    assert_eq!(Server::start(&new).get("/").status, 200);
+}
+
+#[test]
+fn a_damaged_database_is_not_backed_up_as_if_it_were_whole() {
+    let folder = Folder::new();
+    let db = folder.db();
+    create_key(&db, "example.com");
+    for _ in 0..40 {
+        make_invite(&db);
+    }
+    let mut bytes = std::fs::read(&db).unwrap();
+    bytes[8 * 4096..].fill(0x5a);
+    std::fs::write(&db, bytes).unwrap();
+    let stderr = fails(&db, 1, &["backup", text(&folder.file("copy"))]);
+    assert!(stderr.contains("damaged") && !folder.file("copy").exists(), "{stderr}");
+}
+
+#[test]
+fn a_database_behind_a_link_is_the_one_that_the_link_leads_to() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.file("real")).unwrap();
+    std::os::unix::fs::symlink("real/invited.sqlite", folder.db()).unwrap();
+    std::fs::write(folder.file("real/invited.sqlite"), "").unwrap();
+    create_key(&folder.db(), "example.com");
+    let token = make_invite(&folder.db());
+    let copy = folder.file("copy");
+    done(&folder.db(), &["backup", text(&copy)]);
+    assert!(done(&folder.db(), &["restore", text(&copy)]).contains("real/invited.sqlite.before-restore"));
+    assert!(folder.db().is_symlink());
+    assert_eq!(tokens(&folder.file("real/invited.sqlite"), OURS), HashSet::from([token]));
+}
