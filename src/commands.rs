@@ -1,5 +1,6 @@
 //! One function for each subcommand. The only writer to stdout; knows no SQL and no sockets' contents.
 
+mod doctor;
 mod import;
 mod invites;
 mod serve;
@@ -56,7 +57,7 @@ pub fn run(command: Command) -> Result<()> {
             serve::serve(&Store::open(&db)?, &serve::bind(listen)?, serve.trust_proxy, |_| Ok(()))
         }
         Command::Setup { .. } => Err(Error::internal("setup is not built yet")),
-        Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
+        Command::Doctor { db, host, json } => doctor::doctor(&db, &host, json),
         Command::Backup { .. } => Err(Error::internal("backup is not built yet")),
         Command::Restore { .. } => Err(Error::internal("restore is not built yet")),
         Command::Try { host } => serve::try_out(&host),

@@ -9,6 +9,7 @@
 //! has gone. And the database and `-shm` files are never opened by hand while a connection is open: closing such a
 //! descriptor would drop this process's locks on them (POSIX, fcntl).
 
+mod check;
 mod claim;
 mod ejabberd;
 mod import;
@@ -31,6 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::invite::{Invite, Server};
 
+pub use check::{SOURCE, Schema};
 pub use claim::Claimed;
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};

@@ -360,17 +360,19 @@ fn user_and_group() -> (u32, u32) {
 }
 
 /// A folder that both ejabberd and `invited` reach, and the database in it.
-struct Site {
-    folder: Folder,
+pub struct Site {
+    pub folder: Folder,
     /// The time zone of both.
     zone: &'static str,
     /// More lines of configuration.
     more: &'static str,
+    /// What a test has otherwise in the configuration: pieces of it, and what stands in their places.
+    pub changes: Vec<(&'static str, String)>,
 }
 
 impl Site {
     /// None where there is no ejabberd.
-    fn new() -> Option<Site> {
+    pub fn new() -> Option<Site> {
         let is_root = rustix::process::geteuid().is_root();
         if !available("sid", is_root && root().join("usr/sbin/ejabberdctl").exists()) {
             return None;
@@ -378,10 +380,10 @@ impl Site {
         let folder = Folder::within(&root().join("srv"));
         let (user, group) = user_and_group();
         chown(folder.path(), Some(user), Some(group)).unwrap();
-        Some(Site { folder, zone: "UTC", more: "" })
+        Some(Site { folder, zone: "UTC", more: "", changes: Vec::new() })
     }
 
-    fn db(&self) -> PathBuf {
+    pub fn db(&self) -> PathBuf {
         self.folder.db()
     }
 
@@ -390,7 +392,7 @@ impl Site {
     }
 
     /// A key, and the setting, as the README says. Returns the key.
-    fn set_up(&self) -> String {
+    pub fn set_up(&self) -> String {
         let key = self.done(&["create", "example.com"]).trim_end().to_owned();
         self.done(&["set", "example.com", "server", "ejabberd"]);
         // The tests run as root, whose SQLite gives -wal and -shm to the user that has the file.
@@ -407,30 +409,30 @@ impl Site {
     }
 
     /// Runs the program, expects it to succeed, and returns its stdout.
-    fn done(&self, args: &[&str]) -> String {
+    pub fn done(&self, args: &[&str]) -> String {
         let output = self.invited(args).output().unwrap();
         assert!(output.status.success(), "{}", describe(args, &output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn serve(&self) -> Server {
+    pub fn serve(&self) -> Server {
         let mut command = self.invited(&["serve", "--listen", "127.0.0.1:0"]);
         Server::spawn(command.env("TMPDIR", self.folder.path()))
     }
 
     /// Makes an invite and returns its token.
-    fn invite(&self, args: &[&str]) -> String {
+    pub fn invite(&self, args: &[&str]) -> String {
         let link = self.done(&[&["invite", "example.com"], args].concat());
         link.trim_end().split_once('?').expect("a link with a token").1.to_owned()
     }
 
     /// All that is known of an invite.
-    fn show(&self, token: &str) -> Value {
+    pub fn show(&self, token: &str) -> Value {
         serde_json::from_str(&self.done(&["show", "example.com", token, "--json"])).unwrap()
     }
 
     /// A file of the folder by the name that ejabberd knows it by.
-    fn seen_by_ejabberd(&self, name: &str) -> String {
+    pub fn seen_by_ejabberd(&self, name: &str) -> String {
         let file = self.folder.file(name);
         let seen = Path::new("/").join(file.strip_prefix(root()).unwrap());
         seen.into_os_string().into_string().unwrap()
@@ -439,7 +441,7 @@ impl Site {
     /// A configuration with what ejabberd needs in order to run, and the lines of [`SNIPPET`].
     fn config(&self, xmpp: u16, http: u16) -> String {
         let snippet = SNIPPET.replace("/var/lib/invited/invited.sqlite", &self.seen_by_ejabberd("invited.sqlite"));
-        format!(
+        let config = format!(
             r#"hosts: [example.com]
 loglevel: info
 auth_method: internal
@@ -457,21 +459,25 @@ api_permissions:
   local: {{from: [mod_http_api], who: {{access: {{allow: [{{ip: "127.0.0.0/8"}}]}}}}, what: "*"}}
 {more}{snippet}"#,
             more = self.more,
-        )
+        );
+        self.changes.iter().fold(config, |config, (from, to)| {
+            assert!(config.contains(from), "{from} is not in {config}");
+            config.replace(from, to)
+        })
     }
 }
 
 /// An ejabberd in the foreground; killed when it is dropped.
-struct Ejabberd {
+pub struct Ejabberd {
     child: Child,
-    xmpp: SocketAddr,
+    pub xmpp: SocketAddr,
     http: SocketAddr,
     log: PathBuf,
 }
 
 impl Ejabberd {
     /// Starts it and waits until clients can connect.
-    fn start(site: &Site) -> Ejabberd {
+    pub fn start(site: &Site) -> Ejabberd {
         for _ in 0..3 {
             if let Some(ejabberd) = Ejabberd::try_start(site) {
                 return ejabberd;
@@ -538,7 +544,7 @@ impl Ejabberd {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect(self.xmpp)
     }
 
@@ -560,7 +566,7 @@ impl Ejabberd {
     }
 
     /// One of ejabberd's commands, which must succeed.
-    fn api(&self, command: &str, args: Value) -> Value {
+    pub fn api(&self, command: &str, args: Value) -> Value {
         let body = args.to_string();
         let request = format!(
             "POST /api/{command} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -578,7 +584,7 @@ impl Ejabberd {
         list.as_array().unwrap().iter().find(|invite| invite["token"] == token).cloned()
     }
 
-    fn has_account(&self, user: &str) -> bool {
+    pub fn has_account(&self, user: &str) -> bool {
         let users = self.api("registered_users", json!({ "host": "example.com" }));
         users.as_array().unwrap().iter().any(|found| found == user)
     }
@@ -589,7 +595,7 @@ impl Ejabberd {
     }
 
     /// Waits until a user has another in the roster, with presence both ways.
-    fn wait_for_contacts(&self, user: &str, contact: &str) {
+    pub fn wait_for_contacts(&self, user: &str, contact: &str) {
         eventually(&format!("{user} has {contact} as a contact"), || {
             let roster = self.api("get_roster", json!({ "user": user, "host": "example.com" }));
             let address = format!("{contact}@example.com");
@@ -614,7 +620,7 @@ impl Drop for Ejabberd {
 }
 
 /// An XMPP client over plain TCP that knows just enough for invites.
-struct Client {
+pub struct Client {
     stream: TcpStream,
 }
 
@@ -649,7 +655,7 @@ impl Client {
     }
 
     /// Logs in with SASL PLAIN; whether that succeeds.
-    fn log_in(&mut self, user: &str, password: &str) -> bool {
+    pub fn log_in(&mut self, user: &str, password: &str) -> bool {
         use base64::Engine as _;
         let message = base64::prelude::BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
         self.send(&format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{message}</auth>"));
@@ -723,7 +729,7 @@ fn token_of(uri: &Value) -> String {
 }
 
 /// Asks again and again until it is so.
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "it is never so that {what}");

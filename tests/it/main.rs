@@ -13,6 +13,8 @@ mod api;
 mod browser;
 mod cli;
 mod contract;
+mod doctor;
+mod doctor_peers;
 mod ejabberd;
 mod gate;
 mod invites;

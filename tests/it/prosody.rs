@@ -333,7 +333,7 @@ impl Site {
     }
 
     /// A file of the folder by the name that Prosody knows it by.
-    fn seen_by_prosody(&self, name: &str) -> String {
+    pub fn seen_by_prosody(&self, name: &str) -> String {
         let file = self.folder.file(name);
         let seen = Path::new("/").join(file.strip_prefix(self.release.root()).unwrap());
         seen.into_os_string().into_string().unwrap()
@@ -376,7 +376,7 @@ VirtualHost "example.com"
 /// A Prosody in the foreground; killed when it is dropped.
 pub struct Prosody {
     child: Child,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     log: PathBuf,
 }
 
