@@ -1,5 +1,6 @@
 //! One function for each subcommand. The only writer to stdout; knows no SQL and no sockets' contents.
 
+mod doctor;
 mod import;
 mod invites;
 mod serve;
@@ -48,7 +49,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
         Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
-        Command::Doctor { .. } => Err(Error::internal("doctor is not built yet")),
+        Command::Doctor { db, host, json } => doctor::doctor(&db, &host, json),
         Command::Backup { db, to } => Store::open(&db)?.backup(&to),
         Command::Restore { db, from } => match store::restore(&db, &from)? {
             Some(kept) => print(&format!("the old database is kept as {}\n", kept.display())),

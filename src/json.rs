@@ -71,6 +71,15 @@ pub fn error(word: &str, message: &str, field: Option<&str>) -> Json {
     Value::Object(object)
 }
 
+/// What a check of `doctor` found.
+pub fn finding(check: &str, level: &str, text: &str, help: Option<&str>) -> Json {
+    let mut object = json!({ "check": check, "level": level, "text": text });
+    if let Some(help) = help {
+        object["help"] = json!(help);
+    }
+    object
+}
+
 /// Several values as one array.
 pub fn array(values: Vec<Json>) -> Json {
     Value::Array(values)

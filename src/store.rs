@@ -10,6 +10,7 @@
 //! descriptor would drop this process's locks on them (POSIX, fcntl).
 
 mod backup;
+mod check;
 mod claim;
 mod ejabberd;
 mod import;
@@ -35,6 +36,7 @@ use crate::invite::{Invite, Server};
 use place::Place;
 
 pub use backup::restore;
+pub use check::{SOURCE, Schema};
 pub use claim::Claimed;
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};

@@ -1,11 +1,12 @@
-//! A blocking XMPP client that does one thing: register an account, or set a new password, with a token.
+//! A blocking XMPP client that does one thing: register an account, or set a new password, with a token. ([`Probe`] goes as
+//! far as showing one.)
 //!
 //! A TCP connection with STARTTLS (RFC 6120 section 5) or with TLS from the start (XEP-0368), the token (XEP-0445 section
 //! 4), the registration (XEP-0077 section 3.1), and the end of the stream: what any client would do, so that the server's
 //! own rules hold. Knows no HTTP and no SQL. No error of this module holds the token or the password.
 
+mod probe;
 mod stream;
-mod wire;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,11 +15,16 @@ use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::secret::Secret;
 use crate::user::{Password, Username};
+use crate::wire::Wire;
+pub use probe::{Probe, Shown};
 use stream::{Element, Stream, escape};
-use wire::Wire;
 
 /// The longest that a registration may take, from the connection to its end.
 pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// The most bytes that a server may send in one registration, those of TLS included: features and three short answers are
+/// some 3 KB, a chain of certificates some 6.
+const BYTES: usize = 128 * 1024;
 
 /// The longest text of a server's that is passed on, in characters.
 const TEXT_MAX: usize = 200;
@@ -120,7 +126,10 @@ pub struct Refused {
 pub fn register(address: &Address, account: &Account) -> Result<std::result::Result<(), Refused>> {
     let deadline = Instant::now() + LIMIT;
     let talk = || {
-        let mut stream = open(address, account.host, deadline)?;
+        let wire = connect(address, deadline).map_err(|error| {
+            unavailable(format!("{error} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)"))
+        })?;
+        let mut stream = open(wire, address.direct_tls, account.host, true)?.stream;
         let outcome = ask(&mut stream, account)?;
         // A server that answers first and then uses the invite up has done both when it ends the stream.
         stream.close();
@@ -134,34 +143,45 @@ fn unavailable(message: impl Into<String>) -> Error {
     Error::new(Kind::Unavailable, message)
 }
 
-/// Connects, and opens a stream that is encrypted wherever the server can, and must be unless it is on this machine.
-fn open(address: &Address, host: &Host, deadline: Instant) -> Result<Stream> {
-    let wire = Wire::connect(&address.host, address.port, deadline)?;
-    if address.direct_tls {
-        return Ok(begin(wire.with_tls(host)?, host)?.0);
+/// A stream, and what the server offers on it.
+struct Opened {
+    stream: Stream,
+    features: Element,
+}
+
+fn connect(address: &Address, deadline: Instant) -> Result<Wire> {
+    Wire::connect(&address.host, address.port, deadline, BYTES)
+}
+
+/// Opens a stream that is encrypted wherever the server can. With `strict`, it must be unless the server is on
+/// this machine, and the certificate must be good for the host (RFC 6120 section 13.7.2.1): there nobody can come between.
+fn open(wire: Wire, direct_tls: bool, host: &Host, strict: bool) -> Result<Opened> {
+    let is_strict = strict && !wire.is_local();
+    let with_tls = |wire: Wire| wire.with_tls(host.ascii(), b"xmpp-client", is_strict);
+    if direct_tls {
+        return begin(with_tls(wire)?, host);
     }
-    let is_local = wire.is_local();
-    let (mut stream, features) = begin(wire, host)?;
-    if features.child(STARTTLS, "starttls").is_none() {
-        if is_local {
-            return Ok(stream);
+    let mut opened = begin(wire, host)?;
+    if opened.features.child(STARTTLS, "starttls").is_none() {
+        if !is_strict {
+            return Ok(opened);
         }
         return Err(unavailable("it offers no TLS (give it a certificate)"));
     }
-    stream.send(&format!("<starttls xmlns='{STARTTLS}'/>"))?;
-    let answer = stream.next()?;
+    opened.stream.send(&format!("<starttls xmlns='{STARTTLS}'/>"))?;
+    let answer = opened.stream.next()?;
     if !answer.is(STARTTLS, "proceed") {
         return Err(unavailable("it refuses to start the TLS that it offers"));
     }
-    Ok(begin(stream.into_wire()?.with_tls(host)?, host)?.0)
+    begin(with_tls(opened.stream.into_wire()?)?, host)
 }
 
 /// Begins a stream (RFC 6120 section 4.2) and waits for what the server offers on it.
-fn begin(wire: Wire, host: &Host) -> Result<(Stream, Element)> {
+fn begin(wire: Wire, host: &Host) -> Result<Opened> {
     let mut stream = Stream::begin(wire, host.name())?;
     let features = stream.next()?;
     if features.is(STREAMS, "features") {
-        return Ok((stream, features));
+        return Ok(Opened { stream, features });
     }
     Err(match stream_error(&features) {
         Some(condition) => unavailable(format!("it ends the stream to {host} with {condition}")),
@@ -201,20 +221,22 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
 
 /// Sends a request and waits for its answer: an error, or none.
 fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> Result<Option<StanzaError>> {
-    let host = escape(account.host.name());
+    let answer = exchange(stream, account.host, id, content)?;
+    Ok((answer.attribute("type") == Some("error")).then(|| StanzaError::read(&answer)))
+}
+
+/// Sends a request and waits for its answer, of the type `result` or `error`.
+fn exchange(stream: &mut Stream, host: &Host, id: &str, content: &str) -> Result<Element> {
+    let host = escape(host.name());
     stream.send(&Secret::new(format!("<iq type='set' id='{id}' to='{host}'>{content}</iq>")))?;
     loop {
         let answer = stream.next()?;
         if let Some(condition) = stream_error(&answer) {
             return Err(unavailable(format!("it ends the stream with {condition}")));
         }
-        if !answer.is(CLIENT, "iq") || answer.attribute("id") != Some(id) {
-            continue;
-        }
-        match answer.attribute("type") {
-            Some("result") => return Ok(None),
-            Some("error") => return Ok(Some(StanzaError::read(&answer))),
-            _ => {}
+        let is_answer = answer.is(CLIENT, "iq") && answer.attribute("id") == Some(id);
+        if is_answer && matches!(answer.attribute("type"), Some("result" | "error")) {
+            return Ok(answer);
         }
     }
 }

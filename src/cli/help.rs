@@ -161,6 +161,19 @@ of the settings url and server.
 
 pub const DOCTOR: &str = "\
 Usage: invited doctor HOST [--json] [--db FILE]
+
+Looks for what is wrong with HOST and says what helps, one line a check: ok, warning or error, the
+word of the check, what was found, and the way out in parentheses. The README lists the words.
+Exit code 1 if there is an error; a warning alone is 0. With --json, an array of objects with
+`check`, `level`, `text` and, where not ok, `help`.
+
+It looks at the file (rights, room, damage, version, locks), at the settings and the clock, asks the
+XMPP server what it offers and whether it reads this file, and the public address whether it leads
+here. For that it makes an invite and takes it back without a trace. All in half a minute at most.
+
+Run it as the user that `invited serve` runs as:
+
+  runuser -u prosody -- invited doctor example.com
 ";
 
 pub const BACKUP: &str = "\

@@ -109,8 +109,13 @@ fn exists(conn: &Connection, table: &str) -> Result<bool> {
     Ok(conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?.exists([table])?)
 }
 
+/// Whether ejabberd itself has made tables in the file.
+pub fn is_its_own(conn: &Connection) -> Result<bool> {
+    exists(conn, "schema_version")
+}
+
 /// Whether ejabberd runs with `sql_schema_multihost`.
-fn has_server_host(conn: &Connection) -> Result<bool> {
+pub fn has_server_host(conn: &Connection) -> Result<bool> {
     let mut query =
         conn.prepare_cached("SELECT 1 FROM pragma_table_info('invite_token') WHERE name = 'server_host'")?;
     Ok(query.exists([])?)

@@ -41,6 +41,14 @@ impl Place {
         Ok(Place { path: path.to_owned(), file, wal_path, wal })
     }
 
+    /// Looks at the files of a database that may have no log, since it is none of ours or not in use yet.
+    pub fn look_without_log(path: &Path) -> io::Result<Place> {
+        let wal_path = with_suffix(&fs::canonicalize(path)?, "-wal");
+        let file = Id::of(&path.metadata()?);
+        let wal = wal_path.metadata().map_or(Id(0, 0), |found| Id::of(&found));
+        Ok(Place { path: path.to_owned(), file, wal_path, wal })
+    }
+
     /// The name that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path

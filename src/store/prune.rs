@@ -45,7 +45,10 @@ impl Store {
             |store, after| store.ended_before(after, STEP, now - HISTORY_SECS),
             |tx, number, token| tx.forget(number, token),
         )?;
-        self.write(|tx| tx.forget_requests(now))?;
+        self.write(|tx| {
+            tx.forget_requests(now)?;
+            tx.erase_left_behind(now)
+        })?;
         Ok(Pruned { expired, forgotten })
     }
 

@@ -9,9 +9,9 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::{NsReader, XmlVersion};
 
-use super::wire::Wire;
 use super::{STREAMS, unavailable};
 use crate::error::{Error, Result};
+use crate::wire::Wire;
 
 /// How deep elements may be within each other, and how many may be within one that is read.
 const DEPTH: usize = 16;
@@ -70,6 +70,11 @@ impl Stream {
         let begun = stream.0.begin();
         stream.check(begun)?;
         Ok(stream)
+    }
+
+    /// The connection that it goes over.
+    pub fn wire(&self) -> &Wire {
+        self.0.reader.get_ref().get_ref()
     }
 
     /// Sends XML as it is.

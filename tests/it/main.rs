@@ -15,6 +15,8 @@ mod bad_days;
 mod browser;
 mod cli;
 mod contract;
+mod doctor;
+mod doctor_peers;
 mod ejabberd;
 mod gate;
 mod invites;

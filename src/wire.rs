@@ -1,6 +1,6 @@
-//! The connection to the XMPP server: TCP, and TLS on it, with a limit for its whole time and for what may come in.
+//! A connection to a server: TCP, and TLS on it, with a limit for its whole time and for what may come in.
 //!
-//! The only file that names rustls and rustls_native_certs.
+//! The only file that names rustls and rustls_native_certs. Knows nothing of what is said on the connection.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -8,19 +8,17 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
 
-use super::unavailable;
-use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::error::{Error, Kind, Result};
 use crate::thread::spawn;
-
-/// The most bytes that a server may send in one registration, those of TLS included: features and three short answers are
-/// some 3 KB, a chain of certificates some 6.
-const BYTES: usize = 128 * 1024;
 
 /// A connection, plain or encrypted.
 pub enum Wire {
@@ -31,21 +29,21 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// Connects to a server by name or IP address; the deadline is for all that happens on the connection.
-    pub fn connect(host: &str, port: u16, deadline: Instant) -> Result<Wire> {
+    /// Connects to a server by name or IP address; the deadline is for all that happens on the connection, and `bytes` for
+    /// all that the server may send, TLS included.
+    pub fn connect(host: &str, port: u16, deadline: Instant, bytes: usize) -> Result<Wire> {
         let mut last = None;
         for address in resolve(host, port, deadline)? {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, left) {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
-                    return Ok(Wire::Plain(Timed { stream, deadline, bytes: BYTES }));
+                    return Ok(Wire::Plain(Timed { stream, deadline, bytes, limit: bytes }));
                 }
-                Err(error) => last = Some(error),
+                Err(error) => last = Some(format!("{error} at {address}")),
             }
         }
-        let why = last.map_or_else(|| "the name has no address".to_owned(), |error| error.to_string());
-        Err(unavailable(format!("{why} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)")))
+        Err(unavailable(last.unwrap_or_else(|| "the name has no address".to_owned())))
     }
 
     /// Whether the server is on this very machine.
@@ -53,18 +51,16 @@ impl Wire {
         self.timed().stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
     }
 
-    /// Does the TLS handshake. The certificate must be good for the XMPP host (RFC 6120 section 13.7.2.1); on this very
-    /// machine it need not, since nobody can come between.
-    pub fn with_tls(self, host: &Host) -> Result<Wire> {
-        let is_local = self.is_local();
+    /// Does the TLS handshake, for this protocol (ALPN). Where `trust` is wanted, the certificate must be good for the name
+    /// and signed by an authority that this machine trusts; otherwise any will do, and [`Wire::certificate`] judges it.
+    pub fn with_tls(self, name: &str, protocol: &[u8], trust: bool) -> Result<Wire> {
         let Wire::Plain(mut timed) = self else {
             return Err(Error::internal("TLS was started twice"));
         };
         let failed = |error: rustls::Error| unavailable(format!("TLS failed: {error}"));
-        let mut config = if is_local { unchecked()? } else { checked()? };
-        config.alpn_protocols = vec![b"xmpp-client".to_vec()];
-        let name = ServerName::try_from(host.ascii().to_owned())
-            .map_err(|_| unavailable(format!("{host} can't be the name of a certificate")))?;
+        let mut config = if trust { checked()? } else { unchecked()? };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let name = server_name(name)?;
         let mut connection = ClientConnection::new(Arc::new(config), name).map_err(failed)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut timed).map_err(|error| match timed.is_over() {
@@ -73,6 +69,29 @@ impl Wire {
             })?;
         }
         Ok(Wire::Tls(Box::new(StreamOwned::new(connection, timed))))
+    }
+
+    /// What is to be said of the server's certificate, for this name and at this time and a while later, in Unix seconds; none
+    /// where there is no TLS.
+    pub fn certificate(&self, name: &str, now: i64, later: i64) -> Result<Option<Certificate>> {
+        let Wire::Tls(tls) = self else { return Ok(None) };
+        let Some([end, between @ ..]) = tls.conn.peer_certificates() else { return Ok(None) };
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities()?), provider()).build();
+        let verifier = verifier.map_err(|error| Error::internal(format!("cannot set TLS up: {error}")))?;
+        let name = server_name(name)?;
+        let at = |seconds: i64| {
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds.max(0).unsigned_abs()));
+            verifier.verify_server_cert(end, between, &name, &[], time)
+        };
+        if let Err(error) = at(now) {
+            return Ok(Some(Certificate::Bad(in_words(&error))));
+        }
+        Ok(Some(match at(later) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                Certificate::Ends(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
+            }
+            _ => Certificate::Good,
+        }))
     }
 
     /// Whether the time for this connection has run out.
@@ -117,12 +136,49 @@ impl Write for Wire {
     }
 }
 
+/// How good a certificate is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// Clients take it.
+    Good,
+    /// Clients take it until this time, in Unix seconds, which is soon.
+    Ends(i64),
+    /// Clients refuse it, for this reason.
+    Bad(String),
+}
+
+fn in_words(error: &rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(why) = error else { return error.to_string() };
+    match why {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "it is for another name",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
+        CertificateError::UnknownIssuer => "no authority that this machine trusts has signed it",
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is signed by itself"
+        }
+        _ => return error.to_string(),
+    }
+    .to_owned()
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>> {
+    ServerName::try_from(name.to_owned()).map_err(|_| unavailable(format!("{name} can't be the name of a certificate")))
+}
+
+/// A failure to speak with the server.
+fn unavailable(message: impl Into<String>) -> Error {
+    Error::new(Kind::Unavailable, message)
+}
+
 /// A socket that gives up at a point in time, and after so many bytes.
 pub struct Timed {
     stream: TcpStream,
     deadline: Instant,
     /// How many bytes may still come in.
     bytes: usize,
+    /// How many there were to come in at most.
+    limit: usize,
 }
 
 impl Timed {
@@ -140,7 +196,7 @@ impl Timed {
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.bytes == 0 {
-            return Err(io::Error::other(format!("it sends more than {} KiB", BYTES / 1024)));
+            return Err(io::Error::other(format!("it sends more than {} KiB", self.limit / 1024)));
         }
         self.stream.set_read_timeout(self.left()?)?;
         let room = buffer.len().min(self.bytes);
@@ -188,14 +244,19 @@ fn cannot(error: rustls::Error) -> Error {
 
 /// TLS with a certificate that an authority of this machine has signed, read anew each time: authorities change.
 fn checked() -> Result<ClientConfig> {
+    let roots = authorities()?;
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(cannot)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn authorities() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(unavailable("this machine trusts no certificate authority (install the package ca-certificates)"));
     }
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(cannot)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
 
 /// TLS with whatever certificate there is.

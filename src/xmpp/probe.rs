@@ -1,0 +1,67 @@
+//! A look at an XMPP server as a client sees it: what it offers, its certificate, and what it says to a token.
+//!
+//! Registers nothing. Decides nothing, but says whether a token would be safe on this connection.
+
+use std::time::Instant;
+
+use super::{Address, CLIENT, Opened, STANZA_ERRORS, connect, escape, exchange, open};
+use crate::error::Result;
+use crate::host::Host;
+use crate::wire::Certificate;
+
+/// A stream that is open, encrypted wherever the server can, whatever its certificate.
+pub struct Probe(Opened);
+
+/// What a server says to a token.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// One could register with it.
+    Taken,
+    /// It knows tokens, and this one is not good.
+    Refused,
+    /// It answers with this condition, and hence knows no tokens.
+    Odd(String),
+}
+
+impl Probe {
+    /// Connects and begins a stream to the host. The deadline is for all that comes after as well.
+    pub fn open(address: &Address, host: &Host, deadline: Instant) -> Result<Probe> {
+        open(connect(address, deadline)?, address.direct_tls, host, false).map(Probe)
+    }
+
+    /// Whether the server is on this very machine.
+    pub fn is_local(&self) -> bool {
+        self.0.stream.wire().is_local()
+    }
+
+    /// Whether it offers something of this namespace.
+    pub fn offers(&self, namespace: &str) -> bool {
+        self.0.features.children.iter().any(|feature| feature.namespace == namespace)
+    }
+
+    /// What is to be said of its certificate, see [`crate::wire::Wire::certificate`]; none where it offers no TLS.
+    pub fn certificate(&self, host: &Host, now: i64, later: i64) -> Result<Option<Certificate>> {
+        self.0.stream.wire().certificate(host.ascii(), now, later)
+    }
+
+    /// Shows it a token (XEP-0445 section 4). This uses nothing up.
+    pub fn show(&mut self, host: &Host, token: &str) -> Result<Shown> {
+        let content = format!("<preauth xmlns='urn:xmpp:pars:0' token='{}'/>", escape(token));
+        let answer = exchange(&mut self.0.stream, host, "probe", &content)?;
+        if answer.attribute("type") == Some("result") {
+            return Ok(Shown::Taken);
+        }
+        let errors = answer.child(CLIENT, "error").map(|error| error.children.as_slice()).unwrap_or_default();
+        let condition = errors.iter().find(|child| child.namespace == STANZA_ERRORS && child.name != "text");
+        Ok(match condition.map_or("an error", |condition| &condition.name) {
+            // The latter is the condition of XEP-0445, the former Prosody's.
+            "forbidden" | "item-not-found" => Shown::Refused,
+            other => Shown::Odd(other.to_owned()),
+        })
+    }
+
+    /// Ends the stream.
+    pub fn close(self) {
+        self.0.stream.close();
+    }
+}
