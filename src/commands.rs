@@ -1,6 +1,6 @@
 //! One function for each subcommand. The only writer to stdout; knows no SQL and no sockets' contents.
 
-mod import;
+pub mod import;
 mod invites;
 mod serve;
 

@@ -6,7 +6,7 @@
 //! written under a deadline. Knows no routes and no store.
 
 mod connection;
-mod head;
+pub mod head;
 mod upstream;
 
 use std::collections::HashMap;

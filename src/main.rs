@@ -30,6 +30,11 @@ mod user;
 mod views;
 mod xmpp;
 
+/// What holds for any input: for `cargo fuzz` and for the tests.
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/checks.rs"]
+pub mod fuzz;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@
 //! 4), the registration (XEP-0077 section 3.1), and the end of the stream: what any client would do, so that the server's
 //! own rules hold. Knows no HTTP and no SQL. No error of this module holds the token or the password.
 
-mod stream;
+pub mod stream;
 mod wire;
 
 use std::fmt;
