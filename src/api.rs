@@ -3,7 +3,7 @@
 //! `GET` with only a key is the contract of Prosody's `mod_invites_api`, so that bookmarks and scripts written for it go on
 //! working; the differences are listed in the README. Knows no sockets and no SQL.
 
-mod body;
+pub mod body;
 mod invites;
 
 use crate::create::{HostSettings, Prepared, addresses};

@@ -1,7 +1,7 @@
 //! One function for each subcommand. The only writer to stdout; knows no SQL and no sockets' contents.
 
 mod doctor;
-mod import;
+pub mod import;
 mod invites;
 mod serve;
 mod setup;

@@ -6,8 +6,8 @@
 //! written under a deadline. Knows no routes and no store.
 
 mod connection;
-mod head;
-mod socket;
+pub mod head;
+pub mod socket;
 mod upstream;
 
 use std::collections::HashMap;

@@ -3,6 +3,7 @@
 //! XMPP servers keep an internationalised name in its Unicode form, HTTP wants the ASCII one (RFC 7622 section 3.2,
 //! RFC 5891): a [`Host`] has both. The only file that names idna; knows nothing of what a host is used for.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
@@ -29,12 +30,20 @@ impl Host {
         };
         let bare = text.strip_suffix('.').unwrap_or(text);
         let uts46 = Uts46::new();
-        let ascii = uts46
-            .to_ascii(bare.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
-            .map_err(|_| refuse())?;
+        let to_ascii = |name: &str| {
+            uts46
+                .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
+                .map(Cow::into_owned)
+                .map_err(|_| refuse())
+        };
+        let ascii = to_ascii(bare)?;
         let (name, valid) = uts46.to_unicode(ascii.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast);
         valid.map_err(|_| refuse())?;
-        Ok(Host { name: name.into_owned(), ascii: ascii.into_owned() })
+        // An A-label can hold what looks like an A-label and is none, so that there is no way back.
+        if to_ascii(&name)? != ascii {
+            return Err(refuse());
+        }
+        Ok(Host { name: name.into_owned(), ascii })
     }
 
     /// The Unicode form, as XMPP servers store it and people read it.
@@ -86,6 +95,7 @@ mod tests {
             "-a.example",
             "a-.example",
             "xn--a.example",
+            "xn--xn--xmmmkv-n--bzhk-er7v.example",
             "[::1]",
             "exa\0mple",
             "example.com\n",

@@ -37,6 +37,11 @@ mod views;
 mod wire;
 mod xmpp;
 
+/// What holds for any input: for `cargo fuzz` and for the tests.
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/checks.rs"]
+pub mod fuzz;
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@
 //! own rules hold. Knows no HTTP and no SQL. No error of this module holds the token or the password.
 
 mod probe;
-mod stream;
+pub mod stream;
 
 use std::fmt;
 use std::time::{Duration, Instant};

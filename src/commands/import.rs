@@ -78,9 +78,14 @@ fn read_dat(file: &Path) -> Result<Vec<Item>> {
         _ => return Err(cannot("its name is not invite_api_keys.dat or invite_token.dat")),
     };
     let text = std::fs::read_to_string(file).map_err(|error| cannot(&error.to_string()))?;
-    let table = lua::read(&text).map_err(|bad| cannot(&format!("line {}: {}", bad.line, bad.why)))?;
+    items(&text, &host, &user, &store).map_err(|why| cannot(&why))
+}
+
+/// The items in the text of a file; the error names the line.
+pub fn items(text: &str, host: &str, user: &str, store: &str) -> std::result::Result<Vec<Item>, String> {
+    let table = lua::read(text).map_err(|bad| format!("line {}: {}", bad.line, bad.why))?;
     // An empty store is an empty table.
-    let fields = table.as_object().ok_or_else(|| cannot("line 1: expected a table with names"))?;
+    let fields = table.as_object().ok_or("line 1: expected a table with names")?;
     // Prosody's serializer begins each entry on a line of its own.
     let mut lines = HashMap::new();
     for (at, line) in text.lines().enumerate() {
@@ -92,9 +97,9 @@ fn read_dat(file: &Path) -> Result<Vec<Item>> {
         let line = lines.get(key.as_str()).copied().unwrap_or(1);
         let place = format!("line {line}");
         Item {
-            host: host.clone(),
-            user: user.clone(),
-            store: store.clone(),
+            host: host.to_owned(),
+            user: user.to_owned(),
+            store: store.to_owned(),
             key: key.clone(),
             value: value.clone(),
             place,

@@ -45,37 +45,31 @@ pub fn check_logo(bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.contains("<svg"));
     let text = text.ok_or("it is neither a PNG nor an SVG file")?;
     let lower = text.to_ascii_lowercase();
-    let attribute = |name: &str| lower.split(name).skip(1).any(|rest| rest.trim_start().starts_with('='));
-    let acting = [
-        "<script",
-        "<foreignobject",
-        "<iframe",
-        "<!entity",
-        "<!doctype",
-        "javascript:",
-        "<?xml-stylesheet",
-        "@import",
-        "url(http",
-    ];
+    let acting = ["<!entity", "<!doctype", "javascript:", "<?xml-stylesheet", "@import"];
     if let Some(found) = acting.iter().find(|sign| lower.contains(**sign)) {
         return Err(format!("the SVG holds '{found}' (save it as plain SVG, without scripts and entities)"));
     }
-    let handlers = lower.split(|c: char| c.is_ascii_whitespace() || c == '"' || c == '\'' || c == '/');
-    if let Some(found) = handlers.into_iter().find(|word| word.starts_with("on") && word.contains('=')) {
+    let ends = |c: char| c.is_ascii_whitespace() || "<>\"'/:=".contains(c);
+    // An element may have a prefix, and an attribute a space before its `=`.
+    let elements =
+        lower.split('<').skip(1).filter_map(|tag| tag.split(|c| c != ':' && ends(c)).next()?.rsplit(':').next());
+    let attributes = lower.split('=').filter_map(|before| before.trim_end().rsplit(ends).next());
+    let mut found = elements.filter(|name| ["script", "foreignobject", "iframe"].contains(name));
+    let mut handlers = attributes.filter(|name| name.starts_with("on"));
+    if let Some(found) = found.next().or_else(|| handlers.next()) {
         return Err(format!("the SVG holds '{}' (save it as plain SVG, without scripts)", found.escape_debug()));
     }
-    if attribute("href") && lower.split("href").skip(1).any(|rest| !points_inside(rest)) {
+    let links = lower.split("href").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('='));
+    if links.chain(lower.split("url(").skip(1)).any(|address| !is_inside(address)) {
         return Err("the SVG points to something outside of itself (embed it)".to_owned());
     }
     Ok(format!("image/svg+xml;{}", random::base64(bytes)))
 }
 
-/// Whether what follows `href` is an address within the same file, or an embedded picture.
-fn points_inside(rest: &str) -> bool {
-    let value = rest.trim_start().strip_prefix('=').map(|value| value.trim_start().trim_start_matches(['"', '\'']));
-    value.is_none_or(|value| {
-        value.starts_with('#') || value.starts_with("data:image/png") || value.starts_with("data:image/jpeg")
-    })
+/// Whether an address is one within the same file, or an embedded picture.
+fn is_inside(address: &str) -> bool {
+    let address = address.trim_start().trim_start_matches(['"', '\'']);
+    ["#", "data:image/png", "data:image/jpeg"].iter().any(|inside| address.starts_with(inside))
 }
 
 /// The media type and the bytes of a stored logo.
@@ -92,7 +86,7 @@ mod tests {
     #[test]
     fn a_logo_that_acts_or_loads_is_refused() {
         let svg = |inner: &str| format!("<svg xmlns=\"http://www.w3.org/2000/svg\">{inner}</svg>");
-        let good = svg("<path d='M0 0h1'/><use href=\"#a\"/>");
+        let good = svg("<path d='M0 0h1'/><use href=\"#a\" fill='url(\"#b\")'/>");
         let stored = check_logo(good.as_bytes()).unwrap();
         assert_eq!(read_logo(&stored).unwrap(), ("image/svg+xml", good.into_bytes()));
         assert!(check_logo(b"\x89PNG\r\n\x1a\n....").is_ok());
@@ -108,6 +102,9 @@ mod tests {
             "<rect fill=\"url(http://x)\"/>",
             "<SCRIPT/>",
             "<path/onload=x>",
+            "<path onload = 'x'/>",
+            "<s:script xmlns:s='http://www.w3.org/2000/svg'/>",
+            "<rect fill=\"url('//x.example')\"/>",
         ] {
             assert!(check_logo(svg(bad).as_bytes()).is_err(), "{bad}");
         }

@@ -147,7 +147,7 @@ impl Tx<'_> {
         )?;
         let created_at: Option<i64> =
             query.query_row(params![source, per_day.saturating_sub(1), now + 86_400], |row| row.get(0)).optional()?;
-        let wait = created_at.map_or(0, |created_at| created_at + 86_400 - now);
+        let wait = created_at.map_or(0, |created_at| created_at.saturating_add(86_400).saturating_sub(now));
         Ok((wait > 0).then(|| wait.min(86_400)))
     }
 }

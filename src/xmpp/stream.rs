@@ -17,6 +17,9 @@ use crate::wire::Wire;
 const DEPTH: usize = 16;
 const CHILDREN: usize = 1_000;
 
+/// The longest namespace, in bytes: each element has a copy of its own, so that a long one would take a multiple of the memory.
+const NAMESPACE: usize = 256;
+
 /// Text as it can stand in an element or between quotes of an attribute.
 pub fn escape(text: &str) -> String {
     quick_xml::escape::escape(text).into_owned()
@@ -161,7 +164,7 @@ impl<R: BufRead> Elements<R> {
                 (Some(Piece::Start(element)), _) => {
                     count += 1;
                     if open.len() >= DEPTH || count > CHILDREN {
-                        return Err("it sends an element that is too large".to_owned());
+                        return Err(too_large());
                     }
                     open.push(element);
                 }
@@ -214,6 +217,10 @@ impl<R: BufRead> Elements<R> {
     }
 }
 
+fn too_large() -> String {
+    "it sends an element that is too large".to_owned()
+}
+
 fn element(namespace: ResolveResult, start: &BytesStart) -> Read<Element> {
     let malformed = || "it sends no well-formed XML".to_owned();
     let mut attributes = Vec::new();
@@ -223,6 +230,7 @@ fn element(namespace: ResolveResult, start: &BytesStart) -> Read<Element> {
         attributes.push((attribute.key.into_inner().to_owned(), value.into_owned()));
     }
     let namespace = match namespace {
+        ResolveResult::Bound(namespace) if namespace.into_inner().len() > NAMESPACE => return Err(too_large()),
         ResolveResult::Bound(namespace) => namespace.into_inner().to_owned(),
         ResolveResult::Unbound => String::new(),
         ResolveResult::Unknown(_) => return Err(malformed()),
@@ -295,7 +303,10 @@ mod tests {
         }
         let deep = format!("{HEADER}{}", "<a>".repeat(DEPTH + 1));
         let many = format!("{HEADER}<a>{}", "<b/>".repeat(CHILDREN));
-        assert!(read(&deep).unwrap_err().contains("too large") && read(&many).unwrap_err().contains("too large"));
+        let long = format!("{HEADER}<a xmlns='{}'>", "x".repeat(NAMESPACE + 1));
+        for large in [deep, many, long] {
+            assert!(read(&large).unwrap_err().contains("too large"));
+        }
     }
 
     #[test]

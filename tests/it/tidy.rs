@@ -119,3 +119,18 @@ fn each_file_opens_with_what_it_does() {
         assert!(source.starts_with("//! "), "src/{file} does not say what it does");
     }
 }
+
+/// The fuzz targets are built from the program's own sources.
+#[test]
+fn the_fuzz_targets_have_the_dependencies_of_the_program() {
+    let dependencies = |path: &str| -> Vec<String> {
+        let manifest = read(&root().join(path));
+        let section = manifest.split_once("[dependencies]\n").unwrap().1.split_once("\n[").unwrap().0;
+        section
+            .lines()
+            .filter(|line| line.contains(" = ") && !line.starts_with("libfuzzer-sys"))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(dependencies("tests/fuzz/Cargo.toml"), dependencies("Cargo.toml"));
+}
