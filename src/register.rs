@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::http::{Answer, Response};
 use crate::invite::Kind;
 use crate::json;
+use crate::key::Digest;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
 use crate::store::{Claimed, State, Store, Writer};
 use crate::user::{Password, Username};
@@ -111,14 +112,20 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         }
     };
     // Before the invite is looked at: one that was used by this very request is no longer pending.
-    let turn = match desk.enter(input.digest(), PATIENCE) {
+    let turn = match desk.enter(input.digest(), Digest::of(input.token.as_deref().unwrap_or_default()), PATIENCE) {
         Entry::First(turn) => Some(turn),
         Entry::Done => return again(visit, &input),
         Entry::Busy => None,
     };
     let found = match page::look_up(visit, input.token.as_deref())? {
         Ok(found) => found,
-        Err(missing) => return Ok(refuse(visit, &missing)),
+        Err(missing) => {
+            if let Missing::Ended(..) = missing {
+                // Who sends one password after the other would learn which one the guest has, see `again`.
+                visit.limiter.strike(visit.request, visit.now);
+            }
+            return Ok(refuse(visit, &missing));
+        }
     };
     let host = Host::parse(&found.invite.host)?;
     let rules = Rules::read(visit.store, &host)?;
@@ -197,7 +204,10 @@ fn register(
     let claim = match claim(writer, found, username, now)? {
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
-        Claimed::NameReserved => return Ok(Err(wrong(visit, 409, "name-taken", &values))),
+        Claimed::NameReserved => {
+            visit.limiter.strike(visit.request, now);
+            return Ok(Err(wrong(visit, 409, "name-taken", &values)));
+        }
     };
     let account = Account { host, token: &found.token, username, password };
     let outcome = xmpp::register(address, &account);
@@ -210,7 +220,10 @@ fn register(
         Err(error) => return Ok(Err(unreachable(visit, &error))),
     };
     let mut problem = match refused.why {
-        Why::NameTaken | Why::Name if is_fixed(found) => wrong(visit, 409, "refused", &[]),
+        Why::NameTaken | Why::Name if is_fixed(found) => {
+            visit.limiter.strike(visit.request, now);
+            wrong(visit, 409, "refused", &[])
+        }
         Why::NameTaken => {
             // Who tries one name after the other learns who has an account here.
             visit.limiter.strike(visit.request, now);

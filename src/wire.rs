@@ -33,9 +33,12 @@ impl Wire {
     /// all that the server may send, TLS included.
     pub fn connect(host: &str, port: u16, deadline: Instant, bytes: usize) -> Result<Wire> {
         let mut last = None;
-        for address in resolve(host, port, deadline)? {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, left) {
+        let addresses = resolve(host, port, deadline)?;
+        for (at, address) in addresses.iter().enumerate() {
+            // One that is mute (IPv6 that leads nowhere) leaves time for the others.
+            let left = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - at) as u32;
+            let left = left.max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(address, left) {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
                     return Ok(Wire::Plain(Timed { stream, deadline, bytes, limit: bytes }));

@@ -198,7 +198,8 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
             // The latter is the condition of XEP-0445, the former Prosody's.
             "forbidden" | "item-not-found" => Ok(Err(Refused { why: Why::Invite, text: error.hint(account) })),
             condition => Err(unavailable(format!(
-                "it answers {condition} to the token (does it have the modules for invites, see the README?)"
+                "it answers {} to the token (does it have the modules for invites, see the README?)",
+                known(condition)
             ))),
         };
     }
@@ -244,8 +245,44 @@ fn exchange(stream: &mut Stream, host: &Host, id: &str, content: &str) -> Result
 /// The condition of a stream error (RFC 6120 section 4.9.3); none if it is something else.
 fn stream_error(element: &Element) -> Option<&str> {
     let is_error = element.is(STREAMS, "error");
-    is_error
-        .then(|| element.children.iter().find(|child| child.namespace == STREAM_ERRORS).map_or("error", |c| &c.name))
+    is_error.then(|| {
+        element.children.iter().find(|child| child.namespace == STREAM_ERRORS).map_or("error", |c| known(&c.name))
+    })
+}
+
+/// A condition as it may be logged: the ones that there are (RFC 6120 sections 4.9.3 and 8.3.3) are short words, and what is
+/// not can hold what was sent.
+fn known(condition: &str) -> &str {
+    const WORDS: &[&str] = &[
+        "bad-request",
+        "conflict",
+        "feature-not-implemented",
+        "forbidden",
+        "host-unknown",
+        "internal-server-error",
+        "item-not-found",
+        "jid-malformed",
+        "not-acceptable",
+        "not-allowed",
+        "not-authorized",
+        "policy-violation",
+        "registration-required",
+        "remote-server-not-found",
+        "remote-server-timeout",
+        "resource-constraint",
+        "service-unavailable",
+        "system-shutdown",
+        "undefined-condition",
+        "unexpected-request",
+        "connection-timeout",
+        "host-gone",
+        "improper-addressing",
+        "not-well-formed",
+        "reset",
+        "see-other-host",
+        "unsupported-version",
+    ];
+    WORDS.iter().find(|word| **word == condition).copied().unwrap_or("an error")
 }
 
 /// An error of a stanza (RFC 6120 section 8.3).

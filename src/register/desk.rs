@@ -13,6 +13,9 @@ const REMEMBER: Duration = Duration::from_secs(600);
 /// The most registrations that are remembered.
 const REMEMBERED: usize = 256;
 
+/// The most places that one invite may take, so that whoever has one can't take them all.
+const OF_ONE_INVITE: usize = 4;
+
 /// The registrations of this process.
 pub struct Desk {
     at_once: usize,
@@ -23,8 +26,8 @@ pub struct Desk {
 /// Each by the digest of all that was sent, so that a name or a password is not kept.
 #[derive(Default)]
 struct Forms {
-    /// Requests that have come in and are not answered.
-    busy: usize,
+    /// Requests that have come in and are not answered, by the digest of their token.
+    busy: Vec<Digest>,
     under_way: Vec<Digest>,
     done: Vec<(Digest, Instant)>,
 }
@@ -32,6 +35,12 @@ struct Forms {
 impl Forms {
     fn is_done(&self, digest: &Digest) -> bool {
         self.done.iter().any(|(done, _)| done.matches(digest))
+    }
+
+    fn leave(&mut self, token: &Digest) {
+        if let Some(at) = self.busy.iter().position(|other| other.matches(token)) {
+            self.busy.swap_remove(at);
+        }
     }
 
     fn is_under_way(&self, digest: &Digest) -> bool {
@@ -53,6 +62,7 @@ pub enum Entry<'a> {
 pub struct Turn<'a> {
     desk: &'a Desk,
     digest: Digest,
+    token: Digest,
 }
 
 impl Desk {
@@ -63,28 +73,29 @@ impl Desk {
 
     /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one, and does it
     /// all again where that failed, so that it gets the same answer.
-    pub fn enter(&self, digest: Digest, patience: Duration) -> Entry<'_> {
+    pub fn enter(&self, digest: Digest, token: Digest, patience: Duration) -> Entry<'_> {
         let mut forms = self.lock();
         forms.done.retain(|(_, at)| at.elapsed() < REMEMBER);
         if forms.is_done(&digest) {
             return Entry::Done;
         }
-        if forms.busy >= self.at_once {
+        let same = forms.busy.iter().filter(|other| other.matches(&token)).count();
+        if forms.busy.len() >= self.at_once || same >= OF_ONE_INVITE {
             return Entry::Busy;
         }
-        forms.busy += 1;
+        forms.busy.push(Digest::from_bytes(*token.as_bytes()));
         let wait = self.changed.wait_timeout_while(forms, patience, |forms| forms.is_under_way(&digest));
         let (mut forms, _) = wait.unwrap_or_else(PoisonError::into_inner);
         if forms.is_done(&digest) {
-            forms.busy -= 1;
+            forms.leave(&token);
             return Entry::Done;
         }
         if forms.is_under_way(&digest) {
-            forms.busy -= 1;
+            forms.leave(&token);
             return Entry::Busy;
         }
         forms.under_way.push(Digest::from_bytes(*digest.as_bytes()));
-        Entry::First(Turn { desk: self, digest })
+        Entry::First(Turn { desk: self, digest, token })
     }
 
     fn lock(&self) -> MutexGuard<'_, Forms> {
@@ -106,7 +117,7 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut forms = self.desk.lock();
-        forms.busy -= 1;
+        forms.leave(&self.token);
         forms.under_way.retain(|other| !other.matches(&self.digest));
         self.desk.changed.notify_all();
     }
@@ -123,30 +134,32 @@ mod tests {
         let desk = Desk::new(3);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|text| move || Digest::of(text));
         let patience = Duration::from_secs(30);
-        let Entry::First(first) = desk.enter(a(), patience) else { panic!() };
-        let Entry::First(other) = desk.enter(b(), patience) else { panic!() };
+        let Entry::First(first) = desk.enter(a(), a(), patience) else { panic!() };
+        let Entry::First(other) = desk.enter(b(), b(), patience) else { panic!() };
         thread::scope(|scope| {
-            let second = scope.spawn(|| matches!(desk.enter(a(), patience), Entry::Done));
-            while desk.lock().busy < 3 {
+            let second = scope.spawn(|| matches!(desk.enter(a(), a(), patience), Entry::Done));
+            while desk.lock().busy.len() < 3 {
                 thread::yield_now();
             }
-            assert!(matches!(desk.enter(c(), patience), Entry::Busy));
+            assert!(matches!(desk.enter(c(), c(), patience), Entry::Busy));
             first.done();
             assert!(second.join().unwrap());
         });
         drop(other);
-        assert!(matches!(desk.enter(a(), patience), Entry::Done));
-        assert!(matches!(desk.enter(b(), patience), Entry::First(_)), "a failed one can be tried again");
-        assert_eq!(desk.lock().busy, 0);
-        let Entry::First(_stalled) = desk.enter(d(), patience) else { panic!() };
-        assert!(matches!(desk.enter(d(), Duration::ZERO), Entry::Busy));
+        assert!(matches!(desk.enter(a(), a(), patience), Entry::Done));
+        assert!(matches!(desk.enter(b(), b(), patience), Entry::First(_)), "a failed one can be tried again");
+        assert!(desk.lock().busy.is_empty());
+        let Entry::First(_stalled) = desk.enter(d(), d(), patience) else { panic!() };
+        assert!(matches!(desk.enter(d(), d(), Duration::ZERO), Entry::Busy));
     }
 
     #[test]
     fn memory_is_bounded() {
         let desk = Desk::new(1);
         for number in 0..(REMEMBERED * 2) {
-            let Entry::First(turn) = desk.enter(Digest::of(&number.to_string()), Duration::ZERO) else { panic!() };
+            let Entry::First(turn) = desk.enter(Digest::of(&number.to_string()), Digest::of(""), Duration::ZERO) else {
+                panic!()
+            };
             turn.done();
         }
         assert_eq!(desk.lock().done.len(), REMEMBERED);

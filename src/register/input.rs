@@ -90,13 +90,14 @@ pub fn check_password(typed: &str, name: Option<&Username>, min: usize) -> std::
     if typed.is_empty() {
         return Err("password-missing");
     }
-    if typed.chars().count() < min {
-        return Err("password-short");
-    }
     if typed.len() > user::PASSWORD_MAX {
         return Err("password-long");
     }
     let password = Password::parse(typed).ok_or("password-characters")?;
+    // As it is stored: SASLprep leaves some characters out.
+    if password.as_str().chars().count() < min {
+        return Err("password-short");
+    }
     let name = name.map(Username::as_str).filter(|name| name.chars().count() >= NAME_IN_PASSWORD);
     match name {
         Some(name) if password.as_str().to_lowercase().contains(name) => Err("password-name"),

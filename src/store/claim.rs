@@ -58,7 +58,9 @@ impl Tx<'_> {
         if under_way >= left {
             return Ok(Claimed::InUse);
         }
-        if invite.kind.makes_account() {
+        // Of two invites for one name, the first that comes gets it.
+        let is_fixed = invite.kind == Kind::Account && invite.username.is_some();
+        if invite.kind.makes_account() && !is_fixed {
             let mut others = self.conn.prepare_cached(
                 "SELECT 1 FROM invited_invite WHERE host = ?1 AND username = ?2 AND kind = 'account' AND state = 'pending'
                     AND username IS NOT NULL AND expires_at >= ?3 AND token <> ?4",
