@@ -71,7 +71,8 @@ pub const LIMITS: Limits = Limits {
     idle: Duration::from_secs(15),
     answer: Duration::from_secs(10),
     worker: Duration::from_secs(2),
-    drain: Duration::from_secs(5),
+    // A registration that runs takes up to ten seconds, and whoever sent it should hear how it ended.
+    drain: Duration::from_secs(12),
 };
 
 /// The connections that there are.

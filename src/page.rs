@@ -22,7 +22,7 @@ use lang::{Catalogue, Languages};
 use look::Look;
 
 pub use form::{Form, Wrong, closed, done, form};
-pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, setup};
+pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, makes, setup};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";

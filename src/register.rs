@@ -16,8 +16,9 @@ use crate::http::{Answer, Response};
 use crate::invite::Kind;
 use crate::json;
 use crate::key::Digest;
+use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
-use crate::store::{Claimed, State, Store, Writer};
+use crate::store::{Claimed, Outcome, State, Store, Writer};
 use crate::user::{Password, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
@@ -36,17 +37,15 @@ const IN_USE: Duration = Duration::from_secs(3);
 
 /// The settings of a host for this.
 struct Rules {
-    open: bool,
     password_min: usize,
     xmpp: Address,
 }
 
 impl Rules {
     fn read(store: &Store, host: &Host) -> Result<Rules> {
-        let mut rules = Rules { open: true, password_min: PASSWORD_MIN, xmpp: Address::default() };
+        let mut rules = Rules { password_min: PASSWORD_MIN, xmpp: Address::default() };
         for (name, value) in store.settings(host)? {
             match name.as_str() {
-                "register" => rules.open = value != "off",
                 "password-min" => rules.password_min = value.parse().unwrap_or(PASSWORD_MIN),
                 "xmpp" => rules.xmpp = Address::parse(&value).unwrap_or_default(),
                 _ => {}
@@ -84,7 +83,7 @@ pub fn form(visit: &Visit) -> Result<Answer> {
         Err(missing) => return Ok(missing.page(visit, "")),
     };
     let rules = Rules::read(visit.store, &Host::parse(&found.invite.host)?)?;
-    if !rules.open || found.invite.kind == Kind::Contact {
+    if !page::makes(&found) {
         // Here is nothing to do, but there is.
         let response = Response::new(303).with("Location", format!("invite?{}", found.token));
         return Ok(Answer::new("register-closed", response.with("Cache-Control", "no-store")));
@@ -129,7 +128,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     };
     let host = Host::parse(&found.invite.host)?;
     let rules = Rules::read(visit.store, &host)?;
-    if !rules.open || found.invite.kind == Kind::Contact {
+    if !page::makes(&found) {
         return Ok(closed(visit, &found));
     }
     let (username, password) = match check(visit, &input, &found, &host, &rules) {
@@ -146,6 +145,8 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
             let answer = registered(visit, &found, username.as_str(), input.app.as_deref())?;
             Ok(Answer { detail, ..answer })
         }
+        // The invite may have been used for it.
+        Err(problem) if problem.word == "lost" => show(visit, &input, &found, &rules, vec![problem]),
         Err(problem) => match visit.store.invite(&found.token)?.map(|invite| invite.state(visit.now)) {
             Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
             // Whatever the server made of it, this is why.
@@ -164,7 +165,7 @@ fn check(
     rules: &Rules,
 ) -> std::result::Result<(Username, Password), Vec<Problem>> {
     let mut problems = Vec::new();
-    let name = check_name(&input.user, found.invite.username.as_deref().filter(|_| is_fixed(found)), host);
+    let name = check_name(&input.user, found.invite.fixed_name(), host);
     let name = name.map_err(|word| {
         let fixed = found.invite.username.as_deref().unwrap_or_default();
         problems.push(wrong(visit, 400, word, &[("name", fixed)]));
@@ -183,11 +184,6 @@ fn check(
     }
 }
 
-/// Whether the invite says which name it is for.
-fn is_fixed(found: &Found) -> bool {
-    matches!(found.invite.kind, Kind::Account | Kind::Reset) && found.invite.username.is_some()
-}
-
 /// Asks the XMPP server, for at most as many guests at a time as the invite has uses left. If all is well, there may still be
 /// something for the log.
 fn register(
@@ -201,7 +197,7 @@ fn register(
 ) -> Result<std::result::Result<Option<String>, Problem>> {
     let values = [("name", username.as_str())];
     let now = visit.now;
-    let claim = match claim(writer, found, username, now)? {
+    let claim = match claim(writer, found, username)? {
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => {
@@ -211,8 +207,12 @@ fn register(
     };
     let account = Account { host, token: &found.token, username, password };
     let outcome = xmpp::register(address, &account);
-    let is_done = matches!(outcome, Ok(Ok(())));
-    let settled = writer.write(move |tx| tx.settle(&claim, is_done));
+    let ended = match &outcome {
+        Ok(Ok(())) => Outcome::Done,
+        Ok(Err(refused)) if refused.why == Why::Lost => Outcome::Unknown,
+        _ => Outcome::Refused,
+    };
+    let settled = writer.write(move |tx| tx.settle(&claim, ended));
     let refused = match outcome {
         // The account is there, whatever became of our own note of it.
         Ok(Ok(())) => return Ok(Ok(settled.err().map(|error| error.to_string()))),
@@ -220,9 +220,9 @@ fn register(
         Err(error) => return Ok(Err(unreachable(visit, &error))),
     };
     let mut problem = match refused.why {
-        Why::NameTaken | Why::Name if is_fixed(found) => {
+        Why::NameTaken | Why::Name if found.invite.fixed_name().is_some() => {
             visit.limiter.strike(visit.request, now);
-            wrong(visit, 409, "refused", &[])
+            wrong(visit, 409, "account-there", &values)
         }
         Why::NameTaken => {
             // Who tries one name after the other learns who has an account here.
@@ -233,6 +233,7 @@ fn register(
         Why::Password => wrong(visit, 400, "password-refused", &[]),
         Why::TooMany => Problem { retry_secs: Some(60), ..wrong(visit, 429, "too-many", &[]) },
         Why::Closed => wrong(visit, 403, "refused", &[]),
+        Why::Lost => Problem { retry_secs: Some(30), ..wrong(visit, 503, "lost", &values) },
         // The caller has seen to those that have ended meanwhile, so that the server does not read our file.
         Why::Invite => unreachable(
             visit,
@@ -242,17 +243,19 @@ fn register(
         ),
     };
     if problem.detail.is_none() {
-        problem.detail = refused.text.map(|text| format!("the XMPP server says: {text}"));
+        let says = if refused.why == Why::Lost { "its answer was lost" } else { "the XMPP server says" };
+        problem.detail = refused.text.map(|text| format!("{says}: {text}"));
     }
     Ok(Err(problem))
 }
 
 /// Begins the registration. Where as many are under way as the invite has uses left, the first of them is waited for: it may
 /// fail, or be counted already.
-fn claim(writer: &Writer, found: &Found, username: &Username, now: i64) -> Result<Claimed> {
+fn claim(writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
     let deadline = Instant::now() + IN_USE;
     loop {
-        let (invite, name) = (found.invite.clone(), username.clone());
+        // The request itself may be some seconds old.
+        let (invite, name, now) = (found.invite.clone(), username.clone(), log::now());
         match writer.write(move |tx| tx.claim(&invite, &name, now))? {
             Claimed::InUse if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
             claimed => return Ok(claimed),
@@ -319,8 +322,7 @@ fn again(visit: &Visit, input: &Input) -> Result<Answer> {
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
     let host = Host::parse(&found.invite.host)?;
-    let fixed = found.invite.username.as_deref().filter(|_| is_fixed(&found));
-    match check_name(&input.user, fixed, &host) {
+    match check_name(&input.user, found.invite.fixed_name(), &host) {
         Ok(username) => registered(visit, &found, username.as_str(), input.app.as_deref()),
         Err(_) => Ok(refuse(visit, &Missing::Ended(State::Used, Box::new(found.look)))),
     }

@@ -37,7 +37,7 @@ use place::Place;
 
 pub use backup::restore;
 pub use check::{SOURCE, Schema};
-pub use claim::Claimed;
+pub use claim::{Claimed, Outcome};
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};

@@ -108,6 +108,8 @@ pub enum Why {
     TooMany,
     /// Registration is closed, or another rule of the server.
     Closed,
+    /// It did not answer: what was asked may have been done all the same.
+    Lost,
 }
 
 /// A refusal of the server.
@@ -208,7 +210,11 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
         "<query xmlns='jabber:iq:register'><username>{username}</username><password>{}</password></query>",
         *password
     ));
-    match request(stream, account, "2", &query)? {
+    let answer = match request(stream, account, "2", &query) {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(Refused { why: Why::Lost, text: Some(error.to_string()) })),
+    };
+    match answer {
         None => Ok(Ok(())),
         Some(error) => match error.why() {
             Some(why) => Ok(Err(Refused { why, text: error.hint(account) })),

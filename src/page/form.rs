@@ -35,7 +35,7 @@ pub fn form(visit: &Visit, found: &Found, form: &Form, status: u16) -> Result<Re
     let (look, invite) = (&found.look, &found.invite);
     let name = invite.username.as_deref().unwrap_or_default();
     let is_reset = invite.kind == Kind::Reset;
-    let is_fixed = is_reset || (invite.kind == Kind::Account && invite.username.is_some());
+    let is_fixed = invite.fixed_name().is_some();
     let text = |key: &str| language.text(key, &[("site", &look.site), ("name", name)]);
     let (title, lead) = match invite.kind {
         Kind::Reset => (text("title.reset"), text("register.lead-reset")),

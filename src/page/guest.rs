@@ -292,7 +292,7 @@ fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
 }
 
 /// Whether the guest can make the account, or set the password, in the browser.
-fn makes(found: &Found) -> bool {
+pub fn makes(found: &Found) -> bool {
     found.look.register && found.invite.kind != Kind::Contact
 }
 

@@ -52,7 +52,8 @@ impl Input {
                 _ => {}
             }
         }
-        input.token = input.token.or_else(|| request.query_value("t")).filter(|token| !token.is_empty());
+        let is_there = |token: &String| !token.is_empty();
+        input.token = input.token.filter(is_there).or_else(|| request.query_value("t")).filter(is_there);
         Ok(input)
     }
 
@@ -72,6 +73,10 @@ pub fn check_name(typed: &str, fixed: Option<&str>, host: &Host) -> std::result:
         Some(_) => return Err("name-host"),
         None => typed,
     };
+    // What the XMPP server has written may not be prepared.
+    let fixed =
+        fixed.map(|fixed| Username::parse(fixed).map_or_else(|_| fixed.to_owned(), |name| name.as_str().to_owned()));
+    let fixed = fixed.as_deref();
     let name = match (typed, fixed) {
         ("", Some(fixed)) => fixed,
         ("", None) => return Err("name-missing"),

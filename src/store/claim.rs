@@ -38,6 +38,17 @@ pub enum Claimed {
     Ended,
 }
 
+/// How a registration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The account is there, or the password is set.
+    Done,
+    /// It is not.
+    Refused,
+    /// The answer was lost: if the server has counted a use, it was this one.
+    Unknown,
+}
+
 impl Tx<'_> {
     /// Begins a registration with an invite under this name, which is the one of the invite where that has one.
     pub fn claim(&self, invite: &InviteRow, username: &Username, now: i64) -> Result<Claimed> {
@@ -59,8 +70,8 @@ impl Tx<'_> {
             return Ok(Claimed::InUse);
         }
         // Of two invites for one name, the first that comes gets it.
-        let is_fixed = invite.kind == Kind::Account && invite.username.is_some();
-        if invite.kind.makes_account() && !is_fixed {
+        if invite.kind.makes_account() && invite.fixed_name().is_none() {
+            self.read_some()?;
             let mut others = self.conn.prepare_cached(
                 "SELECT 1 FROM invited_invite WHERE host = ?1 AND username = ?2 AND kind = 'account' AND state = 'pending'
                     AND username IS NOT NULL AND expires_at >= ?3 AND token <> ?4",
@@ -82,9 +93,9 @@ impl Tx<'_> {
     }
 
     /// Ends a registration. Where the server has taken it, the use of the invite gets the name of the user.
-    pub fn settle(&self, claim: &Claim, registered: bool) -> Result<()> {
+    pub fn settle(&self, claim: &Claim, outcome: Outcome) -> Result<()> {
         self.conn.prepare_cached("DELETE FROM invited_claim WHERE number = ?1")?.execute([claim.number])?;
-        if !registered || self.name_use(claim)? {
+        if outcome == Outcome::Refused || self.name_use(claim)? || outcome == Outcome::Unknown {
             return Ok(());
         }
         // Prosody has made the account and could not use the invite up, as happens where it does not wait for locks.

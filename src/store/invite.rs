@@ -81,6 +81,11 @@ pub struct InviteRow {
 }
 
 impl InviteRow {
+    /// The name that is the only one for it: of the new account, or of the user whose password it sets.
+    pub fn fixed_name(&self) -> Option<&str> {
+        self.username.as_deref().filter(|_| matches!(self.kind, Kind::Account | Kind::Reset))
+    }
+
     /// What has become of it by `now`: one that nobody has pruned yet is expired all the same.
     pub fn state(&self, now: i64) -> State {
         match self.stored_state {
@@ -326,6 +331,14 @@ impl Tx<'_> {
         self.conn.prepare_cached("DELETE FROM invited_invite WHERE number = ?1")?.execute([number])?;
         // ejabberd keeps the rows of used invites for ever.
         ejabberd::delete(self.conn, token)
+    }
+
+    /// Reads some of the invites that lie there as Prosody's JSON; housekeeping reads the rest.
+    pub(super) fn read_some(&self) -> Result<()> {
+        let sql = format!("SELECT {COLUMNS} FROM invited_invite WHERE kind = 'unread' ORDER BY number LIMIT 32");
+        let mut query = self.conn.prepare_cached(&sql)?;
+        let invites: Vec<InviteRow> = query.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
+        invites.iter().try_for_each(|invite| self.keep_read(invite))
     }
 
     /// Writes an invite that lay there as Prosody's JSON down in columns.

@@ -27,6 +27,9 @@ with_both_releases! {
     of_twenty_guests_at_once_exactly_one_gets_an_account
     the_same_form_twenty_times_at_once_makes_one_account
     the_same_form_again_gets_the_same_answer
+    who_guesses_what_a_guest_has_sent_has_to_wait
+    of_two_invites_for_one_name_the_first_that_comes_gets_it
+    a_name_of_an_invite_of_prosodys_own_is_kept_too
     a_server_that_is_stopped_leaves_the_invite_good
     a_server_that_reads_another_file_is_told_in_the_log
     the_longest_name_that_fits_is_taken
@@ -117,9 +120,15 @@ fn a_fixed_name_that_somebody_has_already_is_refused(release: Release) {
     let token = kinds::invite(&site, &["--user", "bob"]);
     kinds::make_accounts(&site, &prosody, &["bob"]);
     let reply = send_json(&server, &json!({ "token": token, "password": PASSWORD }));
-    assert_error(&reply, 409, "refused", Value::Null);
+    assert_error(&reply, 409, "account-there", Value::Null);
     assert!(!can_log_in(&prosody, "bob", PASSWORD));
     assert_eq!(show(&site.db(), &token)["state"], "pending");
+}
+
+fn behind_a_proxy(site: &Site) -> Server {
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--trust-proxy", "--db"]).arg(site.db());
+    Server::spawn(command.env("TMPDIR", site.folder.path()))
 }
 
 fn who_tries_one_taken_name_after_the_other_has_to_wait(release: Release) {
@@ -127,9 +136,7 @@ fn who_tries_one_taken_name_after_the_other_has_to_wait(release: Release) {
     let (prosody, _) = start_on(&site);
     kinds::make_accounts(&site, &prosody, &["ada"]);
     let token = kinds::invite(&site, &[]);
-    let mut command = Command::new(PROGRAM);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--trust-proxy", "--db"]).arg(site.db());
-    let server = Server::spawn(command.env("TMPDIR", site.folder.path()));
+    let server = behind_a_proxy(&site);
     let from = |address: &str| {
         let body = json!({ "token": token, "user": "ada", "password": PASSWORD }).to_string();
         let headers = [("Content-Type", JSON), ("X-Forwarded-For", address)];
@@ -223,6 +230,42 @@ fn the_same_form_twenty_times_at_once_makes_one_account(release: Release) {
     assert_eq!(accounts(&site), ["ada"]);
     let shown = show(&site.db(), &token);
     assert_eq!((names(&shown), &shown["uses_left"]), (vec!["ada"], &json!(1)));
+}
+
+/// Whoever has a used link could find out the password that its guest has taken, by sending one after the other.
+fn who_guesses_what_a_guest_has_sent_has_to_wait(release: Release) {
+    let (site, _prosody, _) = start(release);
+    let server = behind_a_proxy(&site);
+    let token = kinds::invite(&site, &[]);
+    assert_eq!(register(&server, &token, "ada", PASSWORD).status, 200);
+    let status = |guess: u32| {
+        let body = format!("token={token}&user=ada&password=guess+number+{guess}");
+        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("X-Forwarded-For", "192.0.2.77")];
+        server.send("POST", "/register", &headers, body.as_bytes()).status
+    };
+    let statuses: Vec<u16> = (0..40).map(status).collect();
+    assert_eq!((statuses[0], statuses[39]), (410, 429), "{statuses:?}");
+}
+
+fn of_two_invites_for_one_name_the_first_that_comes_gets_it(release: Release) {
+    let (site, prosody, server) = start(release);
+    let [one, two] = [(); 2].map(|()| kinds::invite(&site, &["--user", "nina"]));
+    assert_eq!(register(&server, &two, "nina", PASSWORD).status, 200);
+    assert!(can_log_in(&prosody, "nina", PASSWORD));
+    assert_eq!(register(&server, &one, "nina", "another long word").status, 409);
+    assert!(can_log_in(&prosody, "nina", PASSWORD));
+}
+
+/// One that was made inside Prosody lies there as Prosody wrote it until somebody reads it.
+fn a_name_of_an_invite_of_prosodys_own_is_kept_too(release: Release) {
+    let (site, _prosody, server) = start(release);
+    let value = json!({ "type": "register", "jid": "vera@example.com", "token": "theirs", "allow_registration": true,
+        "created_at": crate::prosody::now(), "expires": crate::prosody::now() + 3_600 });
+    let insert = "INSERT INTO prosody VALUES ('example.com', '', 'invite_token', 'theirs', 'json', ?1)";
+    site.connection().execute(insert, [value.to_string()]).unwrap();
+    let token = kinds::invite(&site, &[]);
+    assert_eq!(register(&server, &token, "vera", PASSWORD).status, 409);
+    assert_eq!(register(&server, "theirs", "", PASSWORD).status, 200);
 }
 
 fn the_same_form_again_gets_the_same_answer(release: Release) {

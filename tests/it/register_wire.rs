@@ -8,10 +8,12 @@ use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::harness::{Folder, PATIENCE, PROGRAM, Reply, Server, available, create_key, done};
 use crate::kinds;
 use crate::prosody::{Prosody, Release, Site, with_both_releases};
-use crate::register::{PASSWORD, assert_no_secret_is_in, form, invite, problem, register, set_xmpp, show};
+use crate::register::{PASSWORD, assert_no_secret_is_in, form, invite, names, problem, register, set_xmpp, show};
 use crate::register_prosody::{accounts, can_log_in};
 
 with_both_releases! {
@@ -21,6 +23,9 @@ with_both_releases! {
 
 /// How many registrations go on at a time, as the README says.
 const AT_A_TIME: usize = 12;
+
+/// How many of them with one invite.
+const OF_ONE_INVITE: usize = 6;
 
 /// How a server begins.
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
@@ -158,6 +163,82 @@ fn twelve_guests_may_wait_and_nobody_else_has_to() {
     });
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "the thirteenth guest was let through");
+}
+
+#[test]
+fn one_invite_does_not_take_all_places() {
+    let folder = Folder::new();
+    let (server, listener) = start(&folder, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let greedy = invite(&folder.db(), &["--uses", "50"]);
+    let other = invite(&folder.db(), &[]);
+    thread::scope(|scope| {
+        let guests: Vec<_> = (0..AT_A_TIME)
+            .map(|number| {
+                let (server, greedy) = (&server, &greedy);
+                scope.spawn(move || register(server, greedy, &format!("guest{number}"), PASSWORD))
+            })
+            .collect();
+        let asked: Vec<_> = (0..OF_ONE_INVITE).map(|_| listener.accept().unwrap()).collect();
+        scope.spawn(|| register(&server, &other, "ada", PASSWORD));
+        // Whoever comes with another invite is let through at once.
+        drop(listener.accept().unwrap());
+        drop(asked);
+        // What of the greedy ones comes later finds nobody who speaks with it.
+        listener.set_nonblocking(true).unwrap();
+        while guests.iter().any(|guest| !guest.is_finished()) {
+            drop(listener.accept());
+            thread::yield_now();
+        }
+    });
+}
+
+/// The account may be there: to say that the invite is still good would be a lie.
+#[test]
+fn a_lost_answer_is_told_as_what_it_is() {
+    let folder = Folder::new();
+    let (server, listener) = start(&folder, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    for uses in ["1", "2"] {
+        let token = invite(&folder.db(), &["--uses", uses]);
+        let reply = thread::scope(|scope| {
+            scope.spawn(|| {
+                let steps = [
+                    ("<stream:stream", format!("{HEADER}{PLAIN}")),
+                    ("</iq>", "<iq type='result' id='1'/>".to_owned()),
+                    ("</iq>", "</stream:stream>".to_owned()),
+                ];
+                // As Prosody does, having made the account.
+                let conn = Connection::open(folder.db()).unwrap();
+                conn.busy_timeout(PATIENCE).unwrap();
+                let delete = || conn.execute("DELETE FROM prosody WHERE key = ?1", [&token]).unwrap();
+                talk_then(&listener, &steps, delete);
+            });
+            register(&server, &token, "ada", PASSWORD)
+        });
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(reply.body.contains("try to log in as ada") && !reply.body.contains("still good"), "{}", reply.body);
+        assert_eq!(names(&show(&folder.db(), &token)), ["ada"]);
+    }
+    server.log_with("reason=lost");
+}
+
+#[test]
+fn a_condition_of_the_servers_own_is_not_logged() {
+    let folder = Folder::new();
+    let (server, listener) = start(&folder, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let token = invite(&folder.db(), &[]);
+    let word = PASSWORD.replace(' ', "-");
+    let stanza = format!("<error type='cancel'><{word} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>");
+    let stream = format!("<stream:error><{word} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>");
+    for answer in [format!("<iq type='error' id='1'>{stanza}</iq>"), stream] {
+        let steps = [("<stream:stream", format!("{HEADER}{PLAIN}")), ("</iq>", answer)];
+        let reply = thread::scope(|scope| {
+            scope.spawn(|| talk(&listener, &steps));
+            register(&server, &token, "ada", PASSWORD)
+        });
+        assert_eq!(reply.status, 503);
+    }
+    let log = server.log_with("reason=server");
+    assert!(!log.contains(&word), "{log}");
 }
 
 #[test]
@@ -321,10 +402,15 @@ fn start(folder: &Folder, ip: IpAddr) -> (Server, TcpListener) {
 /// Takes one connection; waits for each of these texts and then says what belongs to it, until the other side is gone.
 /// Returns all that it has heard.
 fn talk(listener: &TcpListener, steps: &[(&str, String)]) -> String {
+    talk_then(listener, steps, || 0)
+}
+
+/// The same, and does something before the last answer.
+fn talk_then(listener: &TcpListener, steps: &[(&str, String)], then: impl Fn() -> usize) -> String {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut heard = String::new();
-    for (awaited, answer) in steps {
+    for (number, (awaited, answer)) in steps.iter().enumerate() {
         let mut piece = String::new();
         let mut bytes = [0; 4096];
         while !piece.contains(awaited) {
@@ -332,6 +418,9 @@ fn talk(listener: &TcpListener, steps: &[(&str, String)]) -> String {
                 0 => return heard + &piece,
                 length => piece.push_str(&String::from_utf8_lossy(&bytes[..length])),
             }
+        }
+        if number + 1 == steps.len() {
+            then();
         }
         stream.write_all(answer.as_bytes()).unwrap();
         heard.push_str(&piece);
