@@ -14,6 +14,7 @@ use crate::http::{Answer, Request, Response};
 use crate::invite::Kind;
 use crate::json::{self, Field};
 use crate::key::Digest;
+use crate::limit::What;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
 use crate::store::{Claimed, State, Store, Writer};
 use crate::user::{self, Password, Username};
@@ -299,7 +300,7 @@ fn register(
         Why::NameTaken | Why::Name if is_fixed(found) => wrong(visit, 409, "refused", &[]),
         Why::NameTaken => {
             // Who tries one name after the other learns who has an account here.
-            visit.limiter.strike(visit.request, now);
+            visit.limiter.strike(What::Token, visit.request, now);
             wrong(visit, 409, "name-taken", &values)
         }
         Why::Name => wrong(visit, 400, "name-refused", &[]),

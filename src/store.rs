@@ -16,6 +16,7 @@ mod invite;
 mod key;
 mod prosody;
 mod prune;
+mod watch;
 mod writer;
 
 use std::fs::{File, OpenOptions};
@@ -41,8 +42,12 @@ pub use writer::Writer;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each step from one schema version to the next, the first one making version 1. Only ever appended to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("store/schema.sql"), include_str!("store/schema-2.sql"), include_str!("store/schema-3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("store/schema.sql"),
+    include_str!("store/schema-2.sql"),
+    include_str!("store/schema-3.sql"),
+    include_str!("store/schema-4.sql"),
+];
 
 /// One connection to the file.
 pub struct Store {
@@ -271,12 +276,18 @@ fn version(conn: &Connection) -> Result<usize> {
 /// The `-wal` file carries no locks, so that opening and closing it here is safe; opening it anew each time, it is never
 /// a file that is no longer the database's.
 fn sync_wal(path: &Path) -> Result<()> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
+    let wal = wal_path(path);
     match File::open(&wal).and_then(|wal| wal.sync_data()) {
         Ok(()) => Ok(()),
-        Err(error) => Err(Error::internal(format!("cannot sync {}: {error}", Path::new(&wal).display()))),
+        Err(error) => Err(Error::internal(format!("cannot sync {}: {error}", wal.display()))),
     }
+}
+
+/// Where the write-ahead log of a database is.
+fn wal_path(path: &Path) -> PathBuf {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    PathBuf::from(wal)
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> Error {

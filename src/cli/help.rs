@@ -121,14 +121,20 @@ expired, is skipped.
 ";
 
 pub const SERVE: &str = "\
-Usage: invited serve [--listen ADDR:PORT] [--trust-proxy] [--db FILE]
+Usage: invited serve [--listen ADDR:PORT] [--admin-listen ADDR:PORT] [--trust-proxy]
+                     [--log-level LEVEL] [--db FILE]
 
 Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. Listens on
 127.0.0.1:8642 unless told otherwise; port 0 takes a free one. When the socket is open, the line
 `listening on http://ADDR:PORT` is printed on stderr, and one line of log a request from then on.
 
-It speaks plain HTTP: put a proxy with TLS before it, as the README shows. With --trust-proxy, the
-last address of its X-Forwarded-For is the client's, and who tries many unknown tokens has to wait.
+It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
+
+  --trust-proxy       the last address of the proxy's X-Forwarded-For (or Forwarded) is the
+                      client's; who tries many unknown tokens or bad keys has to wait
+  --admin-listen ADDR:PORT
+                      answer /healthz and /metrics there, and nowhere else
+  --log-level LEVEL   error: failures; warning: also what was refused; info: a line a request
 ";
 
 pub const SETUP: &str = "\

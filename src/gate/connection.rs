@@ -1,5 +1,6 @@
 //! One client's connection: reads a request whole, has it answered, writes the answer, and again.
 
+use std::fmt::Display;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Gate;
 use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
 use super::socket::{Door, Stream};
-use crate::log;
+use crate::log::{self, Level};
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
 /// unread bytes would reset it, and the client would never see why it was refused.
@@ -23,7 +24,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
         let (head, body) = match client.read_request(gate, patience) {
             Ok(Some(request)) => request,
             Ok(None) => return,
-            Err(refusal) => return client.refuse(refusal, &peer, gate.limits.answer),
+            Err(refusal) => return client.refuse(gate, refusal, &peer),
         };
         if !gate.set_waiting(id, false) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
@@ -34,7 +35,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             Ok(answer) => answer,
             Err(refusal) => {
                 gate.set_waiting(id, true);
-                return client.refuse(refusal, &peer, gate.limits.answer);
+                return client.refuse(gate, refusal, &peer);
             }
         };
         // From here on it waits for its client again: who doesn't take an answer gives way like who doesn't send a request.
@@ -174,9 +175,12 @@ impl Client<'_> {
     }
 
     /// Answers a request that does not get through, and ends.
-    fn refuse(&mut self, refusal: Refusal, peer: &str, limit: Duration) {
+    fn refuse(&mut self, gate: &Gate, refusal: Refusal, peer: &str) {
         let Refusal { status, reason } = refusal;
-        log::event(&[("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)]);
+        gate.metrics.refused(status, reason);
+        let pairs: [(&str, &dyn Display); 4] =
+            [("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)];
+        log::event(Level::of_status(status), &pairs);
         let (title, text) = match status {
             408 => ("Request Timeout", "the request took too long to arrive"),
             411 => ("Length Required", "send the body with a Content-Length"),
@@ -196,7 +200,7 @@ impl Client<'_> {
              Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
-        if self.write(answer.as_bytes(), limit).is_ok() {
+        if self.write(answer.as_bytes(), gate.limits.answer).is_ok() {
             self.linger();
         }
     }

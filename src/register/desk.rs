@@ -87,6 +87,11 @@ impl Desk {
         Entry::First(Turn { desk: self, digest })
     }
 
+    /// Requests that are under way.
+    pub fn busy(&self) -> usize {
+        self.lock().busy
+    }
+
     fn lock(&self) -> MutexGuard<'_, Forms> {
         self.forms.lock().unwrap_or_else(PoisonError::into_inner)
     }

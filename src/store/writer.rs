@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use rusqlite::TransactionBehavior;
@@ -43,6 +43,7 @@ const COPIED: u8 = 2;
 #[derive(Clone)]
 pub struct Writer {
     queue: Sender<Job>,
+    queued: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -58,7 +59,7 @@ impl Writer {
         }))?;
         let checkpoint = start_checkpointer(store.another()?)?;
         spawn("writer", STACK, move || run(store, &jobs, &pages, &checkpoint))?;
-        Ok(Writer { queue })
+        Ok(Writer { queue, queued: Arc::default() })
     }
 
     /// Runs a job within a write transaction and returns when what it wrote would survive a power cut.
@@ -67,8 +68,16 @@ impl Writer {
     pub fn write<T: Send + 'static>(&self, job: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
         let gone = || Error::internal("the thread that writes has ended");
         let (reply, answer) = sync_channel(1);
-        self.queue.send(Box::new(move |tx| run_job(tx, job, reply))).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        let sent = self.queue.send(Box::new(move |tx| run_job(tx, job, reply)));
+        let answer = sent.ok().and_then(|()| answer.recv().ok());
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        answer.ok_or_else(gone)?
+    }
+
+    /// Jobs that have not ended.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
     }
 }
 

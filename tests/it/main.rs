@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod admin;
 mod agreement;
 mod api;
 mod browser;
@@ -17,6 +18,7 @@ mod ejabberd;
 mod gate;
 mod invites;
 mod kinds;
+mod log;
 mod page;
 mod prosody;
 mod serve;
