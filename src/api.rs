@@ -238,6 +238,13 @@ pub fn refuse(pages: &Pages, request: &Request, reason: &'static str) -> Answer 
     Answer::new(reason, error(pages, request, 403, "Forbidden", "forbidden", text, None))
 }
 
+/// The answer to a key that is not good, from where there were many of them.
+pub fn too_many(pages: &Pages, request: &Request, seconds: i64) -> Answer {
+    let text = "There were too many keys from here that are not good.";
+    let response = error(pages, request, 429, "Too many requests", "key-tries", text, None);
+    Answer::new("key-tries", response.with("Retry-After", seconds.to_string()))
+}
+
 /// `OPTIONS`: what is possible here, for browsers that ask before they send (the CORS preflight of the Fetch standard).
 pub fn options(path: &str) -> Answer {
     Answer::new("options", Response::new(200).with("Allow", methods(path)))

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::log;
+use crate::log::{self, Level};
+use crate::metrics::Metrics;
 
 use socket::Stream;
 pub use socket::{Door, Listener, UNIX_PEER};
@@ -79,6 +80,7 @@ pub const LIMITS: Limits = Limits {
 struct Gate {
     limits: Limits,
     upstream: Upstream,
+    metrics: Arc<Metrics>,
     open: Mutex<Open>,
     changed: Condvar,
 }
@@ -114,6 +116,7 @@ pub fn run(
     listeners: &[Listener],
     stop: BorrowedFd,
     upstream: Upstream,
+    metrics: &Arc<Metrics>,
     limits: Limits,
     idle_exit: Option<Duration>,
     stopping: impl FnOnce(),
@@ -123,7 +126,7 @@ pub fn run(
         // The standard library lets 128 connections queue up. Where a burst finds no room, its clients try again a second later.
         rustix::net::listen(listener, BACKLOG)?;
     }
-    let gate = Gate::new(limits, upstream);
+    let gate = Gate::new(limits, upstream, metrics);
     loop {
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         fds.extend(listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
@@ -155,8 +158,8 @@ pub fn run(
 }
 
 /// Serves one connection to its end, as inetd starts a process for each.
-pub fn run_one(connection: OwnedFd, upstream: Upstream, limits: Limits) -> io::Result<()> {
-    let gate = Gate::new(limits, upstream);
+pub fn run_one(connection: OwnedFd, upstream: Upstream, metrics: &Arc<Metrics>, limits: Limits) -> io::Result<()> {
+    let gate = Gate::new(limits, upstream, metrics);
     let stream = Arc::new(Stream::inherited(connection)?);
     let id = gate.enter(&mut gate.lock(), Arc::clone(&stream));
     connection::serve(&gate, id, &stream, Door::Guests);
@@ -180,7 +183,7 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // No more files, most likely: one connection less, a short pause, and on.
-                log::event(&[("event", &"accept-failed"), ("detail", &error)]);
+                log::event(Level::Error, &[("event", &"accept-failed"), ("detail", &error)]);
                 gate.dismiss_one(&mut gate.lock());
                 thread::sleep(Duration::from_millis(50));
                 return;
@@ -190,9 +193,10 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
 }
 
 impl Gate {
-    fn new(limits: Limits, upstream: Upstream) -> Arc<Gate> {
+    fn new(limits: Limits, upstream: Upstream, metrics: &Arc<Metrics>) -> Arc<Gate> {
         let open = Open { next: 0, connections: HashMap::new(), draining: false, active: Instant::now() };
-        Arc::new(Gate { limits, upstream, open: Mutex::new(open), changed: Condvar::new() })
+        let metrics = Arc::clone(metrics);
+        Arc::new(Gate { limits, upstream, metrics, open: Mutex::new(open), changed: Condvar::new() })
     }
 
     /// How long there may be no connection from now on; all of it while there is one.
@@ -225,7 +229,7 @@ impl Gate {
         });
         if let Err(error) = started {
             // This connection alone is lost; the closure that held it has been dropped.
-            log::event(&[("event", &"thread-failed"), ("detail", &error)]);
+            log::event(Level::Error, &[("event", &"thread-failed"), ("detail", &error)]);
             self.leave(id);
         }
     }
@@ -234,6 +238,7 @@ impl Gate {
         let id = open.next;
         open.next += 1;
         open.active = Instant::now();
+        self.metrics.came();
         open.connections
             .insert(id, Connection { stream, waiting: Some(Instant::now()), dismissed: false, fresh: true });
         id
@@ -262,7 +267,9 @@ impl Gate {
 
     fn leave(&self, id: u64) {
         let mut open = self.lock();
-        open.connections.remove(&id);
+        if open.connections.remove(&id).is_some() {
+            self.metrics.went();
+        }
         open.active = Instant::now();
         drop(open);
         self.changed.notify_all();
@@ -279,7 +286,8 @@ impl Gate {
         while !open.connections.is_empty() {
             let waited = start.elapsed();
             if waited >= self.limits.drain {
-                log::event(&[("event", &"drain-timeout"), ("connections", &open.connections.len())]);
+                let count = open.connections.len();
+                log::event(Level::Error, &[("event", &"drain-timeout"), ("connections", &count)]);
                 return;
             }
             if is_patient && waited >= FIRST_REQUEST {
@@ -352,7 +360,8 @@ mod tests {
         let address = listener.address().unwrap();
         let (stop, stopper) = UnixStream::pair().unwrap();
         let limits = Limits { connections: 4, answer: Duration::from_secs(600), ..LIMITS };
-        let gate = thread::spawn(move || run(&[listener], stop.as_fd(), upstream, limits, None, || {}));
+        let gate =
+            thread::spawn(move || run(&[listener], stop.as_fd(), upstream, &Arc::default(), limits, None, || {}));
         let deaf = || {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

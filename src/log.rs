@@ -1,26 +1,31 @@
-//! The log: one line of `name=value` pairs per event, to stderr.
+//! The log: one line of `name=value` pairs per event, to stderr; before it its priority where that is the journal
+//! (sd-daemon(3)).
 //!
 //! Callers see to it that no key, token or query string is among the values. The only writer to stderr while serving.
 
 use std::fmt::Display;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
 static IS_MUTE: AtomicBool = AtomicBool::new(false);
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static HAS_PRIORITIES: AtomicBool = AtomicBool::new(false);
 
 /// How much is written.
+///
+/// The numbers are the priorities of syslog(3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// What needs somebody's attention.
-    Error,
+    Error = 3,
     /// Also what was refused.
-    Warning,
+    Warning = 4,
     /// Everything: a line a request.
     #[default]
-    Info,
+    Info = 6,
 }
 
 impl Level {
@@ -36,22 +41,69 @@ impl Level {
             }
         }
     }
+
+    /// How much an answer with this status matters.
+    pub fn of_status(status: u16) -> Level {
+        match status {
+            500.. => Level::Error,
+            400.. => Level::Warning,
+            _ => Level::Info,
+        }
+    }
+}
+
+/// Says what is written from now on, and whether each line begins with its priority.
+pub fn start(level: Level, with_priorities: bool) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    HAS_PRIORITIES.store(with_priorities, Ordering::Relaxed);
+}
+
+/// What a line of this level begins with.
+pub fn priority(level: Level) -> &'static str {
+    match level {
+        _ if !HAS_PRIORITIES.load(Ordering::Relaxed) => "",
+        Level::Error => "<3>",
+        Level::Warning => "<4>",
+        Level::Info => "<6>",
+    }
 }
 
 /// Writes one line: the time, and then these pairs. A stderr that has been closed is no reason to stop serving.
-pub fn event(pairs: &[(&str, &dyn Display)]) {
-    let mut line = format!("time={}", utc(now()));
+pub fn event(level: Level, pairs: &[(&str, &dyn Display)]) {
+    if level as u8 <= LEVEL.load(Ordering::Relaxed) {
+        let _ = stderr().write_all(line(priority(level), now(), pairs).as_bytes());
+    }
+}
+
+/// A value that could be taken for more than one is in quotes, with escapes: nobody can write a line, or a pair, of his own.
+fn line(priority: &str, now: i64, pairs: &[(&str, &dyn Display)]) -> String {
+    let mut line = format!("{priority}time={}", utc(now));
     for (name, value) in pairs {
         let value = value.to_string();
         let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
         if !value.is_empty() && value.chars().all(plain) {
             line.push_str(&format!(" {name}={value}"));
         } else {
-            line.push_str(&format!(" {name}=\"{}\"", value.escape_default()));
+            line.push_str(&format!(" {name}=\"{}\"", escape(&value)));
         }
     }
     line.push('\n');
-    let _ = stderr().write_all(line.as_bytes());
+    line
+}
+
+/// As in JSON, which is how readers of logfmt take what is in quotes; nothing but visible ASCII is left.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len() + 8);
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => escaped.extend(['\\', c]),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            ' '..='~' => escaped.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    escaped
 }
 
 /// Where messages go. Started by inetd, stderr is the client's connection, and messages go nowhere.
@@ -87,7 +139,26 @@ pub fn utc(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::utc;
+    use super::{line, utc};
+
+    #[test]
+    fn no_value_can_forge_a_line_or_a_pair() {
+        for (value, expected) in [
+            ("/invite", "/invite"),
+            ("", r#""""#),
+            ("a b", r#""a b""#),
+            ("a=b", r#""a=b""#),
+            ("a\nevent=forged", r#""a\nevent=forged""#),
+            ("a\r\n<3>b", r#""a\r\n<3>b""#),
+            (r#"a" status="200"#, r#""a\" status=\"200""#),
+            ("a\\", r#""a\\""#),
+            ("\u{1b}[2J\0", r#""\u001b[2J\u0000""#),
+            ("M\u{fc}\u{2028}", r#""M\u00fc\u2028""#),
+        ] {
+            let line = line("<4>", 0, &[("path", &value), ("status", &404)]);
+            assert_eq!(line, format!("<4>time=1970-01-01T00:00:00Z path={expected} status=404\n"));
+        }
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

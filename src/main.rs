@@ -2,8 +2,10 @@
 //!
 //! Parses, runs, prints the error, sets the exit code: 0 done, 1 failed, 2 wrong usage; of `serve`, that of sysexits.h.
 
+mod admin;
 mod api;
 mod cli;
+mod client;
 mod commands;
 mod create;
 mod doctor;
@@ -20,6 +22,7 @@ mod key;
 mod limit;
 mod log;
 mod lua;
+mod metrics;
 mod page;
 mod qr;
 mod random;
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(log::stderr(), "invited: {error}");
+            let _ = writeln!(log::stderr(), "{}invited: {error}", log::priority(log::Level::Error));
             ExitCode::from(error.exit_code(for_supervisor))
         }
     }

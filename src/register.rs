@@ -16,6 +16,7 @@ use crate::http::{Answer, Response};
 use crate::invite::Kind;
 use crate::json;
 use crate::key::Digest;
+use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
 use crate::store::{Claimed, Outcome, State, Store, Writer};
@@ -121,7 +122,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         Err(missing) => {
             if let Missing::Ended(..) = missing {
                 // Who sends one password after the other would learn which one the guest has, see `again`.
-                visit.limiter.strike(visit.request, visit.now);
+                visit.limiter.strike(What::Token, visit.request, visit.now);
             }
             return Ok(refuse(visit, &missing));
         }
@@ -201,7 +202,7 @@ fn register(
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => {
-            visit.limiter.strike(visit.request, now);
+            visit.limiter.strike(What::Token, visit.request, now);
             return Ok(Err(wrong(visit, 409, "name-taken", &values)));
         }
     };
@@ -221,12 +222,12 @@ fn register(
     };
     let mut problem = match refused.why {
         Why::NameTaken | Why::Name if found.invite.fixed_name().is_some() => {
-            visit.limiter.strike(visit.request, now);
+            visit.limiter.strike(What::Token, visit.request, now);
             wrong(visit, 409, "account-there", &values)
         }
         Why::NameTaken => {
             // Who tries one name after the other learns who has an account here.
-            visit.limiter.strike(visit.request, now);
+            visit.limiter.strike(What::Token, visit.request, now);
             wrong(visit, 409, "name-taken", &values)
         }
         Why::Name => wrong(visit, 400, "name-refused", &[]),

@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
+use crate::admin;
 use crate::api::{self, Key};
 use crate::error::{Error, Kind, Result};
+use crate::gate::DOOR;
 use crate::http::{Answer, Request, Response};
-use crate::limit::Limiter;
+use crate::limit::{Limiter, What};
+use crate::metrics::Metrics;
 use crate::page::{self, Pages, Visit};
 use crate::register::{self, Desk};
 use crate::store::{Store, Writer};
@@ -21,8 +24,10 @@ pub struct App {
     pub writer: Writer,
     /// What guests looked at.
     pub views: Arc<Views>,
-    /// Who tried too many tokens.
+    /// Who tried too many tokens or keys.
     pub limiter: Limiter,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Who registers.
     pub desk: Desk,
 }
@@ -30,6 +35,15 @@ pub struct App {
 /// Answers one request. `store` is the caller's own connection, for reading; `now` is in Unix seconds.
 pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     let pages = &app.pages;
+    if request.header(DOOR).is_some() {
+        return match (request.method.as_str(), request.path.as_str()) {
+            ("GET" | "HEAD", "/healthz") => admin::health(app),
+            ("GET" | "HEAD", "/metrics") => {
+                admin::metrics(app, store).unwrap_or_else(|error| failed(pages, request, &error))
+            }
+            _ => nothing_here(pages, request),
+        };
+    }
     // A file that was moved or replaced while it is open has answers to nothing.
     let answer = store.check_place().and_then(|()| route(app, store, request, now));
     let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
@@ -86,7 +100,7 @@ fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<A
             let answer = handler(&key)?;
             Ok(Answer { key: answer.key.or(Some(key.id().to_owned())), ..answer })
         }
-        Err(reason) => Ok(api::refuse(pages, request, reason)),
+        Err(reason) => Ok(refuse_key(app, request, reason, now)),
     };
     match (request.method.as_str(), request.path.as_str(), token) {
         ("GET" | "POST", "/invites_api", _) => {
@@ -103,6 +117,20 @@ fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<A
         }
         _ => Ok(nothing_here(pages, request)),
     }
+}
+
+/// The answer to a key that is not good. Only these are counted and made to wait: a good key always works, whoever else
+/// shares its address.
+fn refuse_key(app: &App, request: &Request, reason: &'static str, now: i64) -> Answer {
+    // Who brings none does not try any.
+    if reason == "key-missing" {
+        return api::refuse(&app.pages, request, reason);
+    }
+    if let Some(seconds) = app.limiter.wait_secs(What::Key, request, now) {
+        return api::too_many(&app.pages, request, seconds);
+    }
+    app.limiter.strike(What::Key, request, now);
+    api::refuse(&app.pages, request, reason)
 }
 
 fn method(pages: &Pages, request: &Request, allowed: &'static str, text: &str) -> Answer {
@@ -141,6 +169,28 @@ pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
         path if path.starts_with("/invite/get/") && answer.reason != "sent-on" => "/invite/get/-",
         path => path,
     }
+}
+
+/// What is counted together: the address of a request without what differs from one invite, app or host to the next.
+pub fn endpoint(request: &Request, answer: &Answer) -> &'static str {
+    const EXACT: &[&str] = &[
+        "/",
+        "/favicon.ico",
+        "/healthz",
+        "/invite",
+        "/invite/card.png",
+        "/invites_api",
+        "/invites_api/invites",
+        "/invites_api/openapi.json",
+        "/metrics",
+        "/register",
+        "/robots.txt",
+    ];
+    const BELOW: &[&str] = &["/invite/get/", "/invite/logo/", "/invite/setup/", "/invites_api/invites/"];
+    let path = request.path.as_str();
+    let exact = EXACT.iter().find(|known| path == **known);
+    let known = exact.or_else(|| BELOW.iter().find(|known| path.starts_with(**known)));
+    known.filter(|_| answer.reason != "no-route").copied().unwrap_or("other")
 }
 
 /// The answer where a handler panicked: the worker lives on.

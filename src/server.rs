@@ -17,7 +17,7 @@ use tiny_http::{Header, Server, StatusCode};
 
 use crate::error::{Error, Kind, Result};
 use crate::http::{Answer, Request};
-use crate::log;
+use crate::log::{self, Level};
 use crate::random;
 use crate::routes::{self, App};
 use crate::store::Store;
@@ -100,7 +100,7 @@ pub fn start(socket: &Path, app: App, store: &Store, workers: usize) -> Result<(
             while let Ok(request) = server.recv() {
                 serve(&app, &store, request);
             }
-            log::event(&[("event", &"loop-ended")]);
+            log::event(Level::Error, &[("event", &"loop-ended")]);
             std::process::exit(1);
         })?;
     }
@@ -121,7 +121,9 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let _ = incoming.as_reader().read_to_end(&mut request.body);
     let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, store, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());
-    write_log(app, &request, &answer, start);
+    let took = start.elapsed();
+    app.metrics.answered(routes::endpoint(&request, &answer), answer.response.status, answer.reason, took);
+    write_log(app, &request, &answer, took);
     let response = answer.response;
     let mut out = tiny_http::Response::new(
         StatusCode(response.status),
@@ -140,12 +142,12 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let _ = incoming.respond(out);
 }
 
-fn write_log(app: &App, request: &Request, answer: &Answer, start: Instant) {
-    let micros = start.elapsed().as_micros();
+fn write_log(app: &App, request: &Request, answer: &Answer, took: Duration) {
+    let micros = took.as_micros();
     let status = answer.response.status;
     let path = routes::logged_path(request, answer);
-    let forwarded = app.limiter.forwarded(request).map(|address| address.to_canonical().to_string());
-    let peer = forwarded.as_deref().or(request.header(crate::gate::PEER)).unwrap_or("-");
+    let peer = request.header(crate::gate::PEER).unwrap_or("-");
+    let level = Level::of_status(status);
     let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
         ("method", &request.method),
         ("path", &path),
@@ -154,11 +156,16 @@ fn write_log(app: &App, request: &Request, answer: &Answer, start: Instant) {
         ("peer", &peer),
         ("us", &micros),
     ];
+    // Whose program did something wrong is worth knowing; who looked at an invite is not.
+    let client = if level == Level::Warning { app.limiter.client(request) } else { None };
+    if let Some(client) = &client {
+        pairs.push(("client", client));
+    }
     if let Some(key) = &answer.key {
         pairs.push(("key", key));
     }
     if let Some(detail) = &answer.detail {
         pairs.push(("detail", detail));
     }
-    log::event(&pairs);
+    log::event(level, &pairs);
 }

@@ -19,6 +19,7 @@ mod key;
 mod place;
 mod prosody;
 mod prune;
+mod watch;
 mod writer;
 
 use std::fs::{File, OpenOptions};
@@ -47,8 +48,12 @@ pub use writer::Writer;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each step from one schema version to the next, the first one making version 1. Only ever appended to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("store/schema.sql"), include_str!("store/schema-2.sql"), include_str!("store/schema-3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("store/schema.sql"),
+    include_str!("store/schema-2.sql"),
+    include_str!("store/schema-3.sql"),
+    include_str!("store/schema-4.sql"),
+];
 
 /// One connection to the file.
 pub struct Store {

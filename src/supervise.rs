@@ -67,6 +67,12 @@ pub fn stderr_is_stdin() -> bool {
     }
 }
 
+/// Whether what is written to stderr goes to systemd's journal: `JOURNAL_STREAM` is inherited, stderr may lead elsewhere.
+pub fn stderr_is_journal() -> bool {
+    let Ok(stderr) = fstat(io::stderr().as_fd()) else { return false };
+    env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
 /// Tells the supervisor how it goes, if it wants to hear: `READY=1`, `STOPPING=1`, `WATCHDOG=1`.
 pub fn notify(text: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };

@@ -121,7 +121,8 @@ expired, is skipped.
 
 pub const SERVE: &str = "\
 Usage: invited serve [--listen ADDR:PORT | --listen unix:PATH]… [--socket-mode MODE] [--inetd]
-                     [--idle-exit DURATION] [--trust-proxy] [--db FILE]
+                     [--idle-exit DURATION] [--trust-proxy] [--admin-listen ADDR:PORT]
+                     [--log-level LEVEL] [--db FILE]
 
 Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. When the sockets are
 open, `listening on http://ADDR:PORT` is printed on stderr for each, and then a line a request.
@@ -132,8 +133,10 @@ open, `listening on http://ADDR:PORT` is printed on stderr for each, and then a 
   --socket-mode MODE  access to Unix sockets, in octal (660)
   --inetd             serve what inetd has put on stdin: a connection (nowait) or a socket (wait)
   --idle-exit DURATION  end after so long without a connection, for sockets of a supervisor
-  --trust-proxy       the last address of the proxy's X-Forwarded-For is the client's: who tries
-                      many unknown tokens has to wait
+  --trust-proxy       the last address of the proxy's X-Forwarded-For (or Forwarded) is the
+                      client's; who tries many unknown tokens or bad keys has to wait
+  --admin-listen ADDR:PORT  answer /healthz and /metrics there, and nowhere else
+  --log-level LEVEL   error: failures; warning: also what was refused; info: a line a request
 
 It speaks plain HTTP: put a proxy with TLS before it, as the README shows.
 ";

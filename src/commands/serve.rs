@@ -13,13 +13,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{create_key, print};
 use crate::cli::{DEFAULT_PORT, Listen, Serve as Options};
+use crate::client::Clients;
 use crate::error::{Error, Kind, Result};
 use crate::gate::{self, Door, Listener, Upstream};
 use crate::harden;
 use crate::host::Host;
 use crate::invite::Allow;
 use crate::limit::Limiter;
-use crate::log;
+use crate::log::{self, Level};
+use crate::metrics::Metrics;
 use crate::page::Pages;
 use crate::register::Desk;
 use crate::routes::App;
@@ -52,6 +54,7 @@ const INETD_IDLE: Duration = Duration::from_secs(60);
 
 /// Serves as the command line says.
 pub fn run(db: &Path, options: &Options) -> Result<()> {
+    log::start(options.log_level, supervise::stderr_is_journal());
     if options.inetd {
         if supervise::stderr_is_stdin() {
             log::mute();
@@ -114,26 +117,27 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Error {
 }
 
 /// What all requests share.
-fn app(writer: &Writer, views: &Arc<Views>, trust_proxy: bool) -> Result<App> {
+fn app(writer: &Writer, views: &Arc<Views>, metrics: &Arc<Metrics>, trust_proxy: bool) -> Result<App> {
     Ok(App {
         pages: Pages::load()?,
         writer: writer.clone(),
         views: Arc::clone(views),
-        limiter: Limiter::new(trust_proxy),
+        limiter: Limiter::new(Clients { trust_proxy }),
+        metrics: Arc::clone(metrics),
         desk: Desk::new(MOST),
     })
 }
 
 /// Serves the one connection that inetd has accepted, to its end.
 fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()> {
+    let (views, metrics) = (Arc::default(), Arc::default());
     let folder = PrivateFolder::make()?;
     harden::restrict(store.path(), folder.path(), &[])?;
-    let views = Arc::new(Views::default());
     let writer = Writer::start(store.another()?, MOST)?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app(&writer, &views, trust_proxy)?, store, 1)?;
+    server::start(&socket, app(&writer, &views, &metrics, trust_proxy)?, store, 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
-    gate::run_one(connection, upstream, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
+    gate::run_one(connection, upstream, &metrics, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
     write_views(&writer, &views);
     Ok(())
 }
@@ -158,14 +162,14 @@ fn serve(
     let folder = PrivateFolder::make()?;
     let sockets: Vec<PathBuf> = listeners.iter().filter_map(Listener::path).collect();
     let level = harden::restrict(store.path(), folder.path(), &sockets)?;
-    log::event(&[("event", &"hardened"), ("landlock", &level)]);
-    let views = Arc::new(Views::default());
+    log::event(Level::Info, &[("event", &"hardened"), ("landlock", &level)]);
+    let (views, metrics) = (Arc::default(), Arc::default());
     let writer = Writer::start(store.another()?, MOST)?;
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     watch(store.another()?, wake)?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app(&writer, &views, options.trust_proxy)?, store, server::WORKERS)?;
+    server::start(&socket, app(&writer, &views, &metrics, options.trust_proxy)?, store, server::WORKERS)?;
     let unreachable = failed("cannot reach the loop of workers");
     let upstream = Upstream::open(socket.clone(), server::WORKERS).map_err(&unreachable)?;
     if let Some(pause) = supervise::watchdog() {
@@ -179,7 +183,7 @@ fn serve(
     supervise::notify("READY=1");
     ready(listeners.iter().find_map(Listener::address))?;
     let stopping = || supervise::notify("STOPPING=1");
-    gate::run(&listeners, stop.as_fd(), upstream, gate::LIMITS, options.idle_exit, stopping)
+    gate::run(&listeners, stop.as_fd(), upstream, &metrics, gate::LIMITS, options.idle_exit, stopping)
         .map_err(failed("cannot accept connections"))?;
     if store.is_replaced() {
         return store.check_place();
@@ -221,10 +225,10 @@ fn keep_house(mut store: Store) -> Result<()> {
             match store.prune(None, log::now()) {
                 Ok(pruned) if pruned.expired + pruned.forgotten > 0 => {
                     let (expired, forgotten) = (&pruned.expired, &pruned.forgotten);
-                    log::event(&[("event", &"pruned"), ("expired", expired), ("forgotten", forgotten)]);
+                    log::event(Level::Info, &[("event", &"pruned"), ("expired", expired), ("forgotten", forgotten)]);
                 }
                 Ok(_) => {}
-                Err(error) => log::event(&[("event", &"prune-failed"), ("detail", &error)]),
+                Err(error) => log::event(Level::Error, &[("event", &"prune-failed"), ("detail", &error)]),
             }
             thread::sleep(PRUNE_EVERY);
         }
@@ -250,7 +254,7 @@ fn write_views(writer: &Writer, views: &Views) {
         if let Err(error) =
             writer.write(move |tx| some.iter().try_for_each(|(token, seen)| tx.count_views(token, seen)))
         {
-            log::event(&[("event", &"views-failed"), ("detail", &error)]);
+            log::event(Level::Error, &[("event", &"views-failed"), ("detail", &error)]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One client's connection: reads a request whole, has it answered, writes the answer, and again.
 
+use std::fmt::Display;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
 use super::socket::{Door, Stream};
 use super::{Gate, Limits};
-use crate::log;
+use crate::log::{self, Level};
+use crate::metrics::Metrics;
 use crate::secret::{Secret, wipe};
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
@@ -24,7 +26,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
         let (head, body) = match client.read_request(gate, patience) {
             Ok(Some(request)) => request,
             Ok(None) => return,
-            Err(refusal) => return client.refuse(refusal, &peer, gate.limits.answer),
+            Err(refusal) => return client.refuse(&gate.metrics, refusal, &peer, gate.limits.answer),
         };
         if !gate.set_waiting(id, false) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
@@ -35,7 +37,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             Ok(answer) => answer,
             Err(refusal) => {
                 gate.set_waiting(id, true);
-                return client.refuse(refusal, &peer, gate.limits.answer);
+                return client.refuse(&gate.metrics, refusal, &peer, gate.limits.answer);
             }
         };
         // From here on it waits for its client again: who doesn't take an answer gives way like who doesn't send a request.
@@ -53,7 +55,12 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
 
 /// Answers whatever comes on a connection with a refusal.
 pub fn refuse(stream: &Stream, refusal: Refusal, limits: &Limits) {
-    Client { stream, unread: Secret::default(), timeout: None }.refuse(refusal, &stream.peer(), limits.answer);
+    Client { stream, unread: Secret::default(), timeout: None }.refuse(
+        &Metrics::default(),
+        refusal,
+        &stream.peer(),
+        limits.answer,
+    );
 }
 
 struct Client<'a> {
@@ -182,9 +189,12 @@ impl Client<'_> {
     }
 
     /// Answers a request that does not get through, and ends.
-    fn refuse(&mut self, refusal: Refusal, peer: &str, limit: Duration) {
+    fn refuse(&mut self, metrics: &Metrics, refusal: Refusal, peer: &str, limit: Duration) {
         let Refusal { status, reason } = refusal;
-        log::event(&[("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)]);
+        metrics.refused(status, reason);
+        let pairs: [(&str, &dyn Display); 4] =
+            [("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)];
+        log::event(Level::of_status(status), &pairs);
         let (title, text) = match status {
             408 => ("Request Timeout", "the request took too long to arrive"),
             411 => ("Length Required", "send the body with a Content-Length"),

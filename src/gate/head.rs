@@ -23,6 +23,9 @@ const PASSED: &[&str] = &[
     "sec-ch-ua-platform",
 ];
 
+/// The same for what proxies write: several of one name are one list, whose last entry is the nearest proxy's.
+const LISTS: &[&str] = &["x-forwarded-for", "forwarded"];
+
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -101,21 +104,21 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     }
     let (body, expects_continue) = body(&headers, body_max)?;
     let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
-    // Several of these are one list, and its last entry is the one that the nearest proxy has written.
-    if let Some(value) = headers.all("x-forwarded-for").last() {
-        let value = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        let value = String::from_utf8_lossy(value.trim_ascii());
-        if value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-            let _ = write!(rewritten, "x-forwarded-for: {value}\r\n");
+    let mut pass = |name: &str, value: &[u8]| {
+        // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
+        // one that is good. (ASCII has a control character for just that: SUB.)
+        let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
+        let value: String = value.trim_ascii().iter().map(ascii).collect();
+        let _ = write!(rewritten, "{name}: {value}\r\n");
+    };
+    for name in LISTS {
+        if let Some(value) = headers.all(name).last() {
+            pass(name, value);
         }
     }
     for name in PASSED {
         if let Some(value) = headers.single(name)? {
-            // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
-            // one that is good. (ASCII has a control character for just that: SUB.)
-            let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
-            let value: String = value.trim_ascii().iter().map(ascii).collect();
-            let _ = write!(rewritten, "{name}: {value}\r\n");
+            pass(name, value);
         }
     }
     let has = |word: &str| connection.iter().any(|found| found == word);

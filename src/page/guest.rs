@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::http::{Answer, Request, Response};
 use crate::invite::{Kind, escape};
-use crate::limit::Limiter;
+use crate::limit::{Limiter, What};
 use crate::qr;
 use crate::store::{InviteRow, State, Store};
 use crate::views::Views;
@@ -266,11 +266,11 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
     let Some(token) = token else {
         return Ok(Err(Missing::NoToken));
     };
-    if let Some(seconds) = limiter.wait_secs(request, now) {
+    if let Some(seconds) = limiter.wait_secs(What::Token, request, now) {
         return Ok(Err(Missing::Limit(seconds)));
     }
     let Some(invite) = store.invite(token)? else {
-        limiter.strike(request, now);
+        limiter.strike(What::Token, request, now);
         return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;

@@ -98,6 +98,11 @@ impl Desk {
         Entry::First(Turn { desk: self, digest, token })
     }
 
+    /// Requests that are under way.
+    pub fn busy(&self) -> usize {
+        self.lock().busy.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Forms> {
         self.forms.lock().unwrap_or_else(PoisonError::into_inner)
     }

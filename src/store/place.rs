@@ -54,6 +54,11 @@ impl Place {
         &self.path
     }
 
+    /// Where its log is.
+    pub fn wal_path(&self) -> &Path {
+        &self.wal_path
+    }
+
     /// Makes everything that was committed so far survive a power cut, and sees that it went where it will be found.
     ///
     /// The `-wal` file carries no locks, so that opening and closing it here is safe.

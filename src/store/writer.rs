@@ -84,6 +84,11 @@ impl Writer {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         outcome?
     }
+
+    /// Jobs that have not ended.
+    pub fn queued(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
 }
 
 /// Runs one job, under a savepoint if others share its transaction, and keeps its outcome until the whole is safe.

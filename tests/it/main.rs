@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod admin;
 mod agreement;
 mod api;
 mod backup;
@@ -21,6 +22,7 @@ mod ejabberd;
 mod gate;
 mod invites;
 mod kinds;
+mod log;
 mod page;
 mod prosody;
 mod register;

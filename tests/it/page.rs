@@ -923,6 +923,59 @@ fn a_proxy_that_is_not_trusted_is_not_limited_for_all_its_clients() {
 }
 
 #[test]
+fn who_brings_many_bad_keys_has_to_wait_and_a_good_key_never_has() {
+    let site = Site::start_with(&["--trust-proxy"]);
+    let good = create_key(&site.folder.db(), HOST);
+    let from = |address: &str, key: &str, accept: &str| {
+        let headers = [("X-Forwarded-For", address), ("Accept", accept)];
+        site.server.request("GET", &format!("/invites_api?key={key}"), &headers)
+    };
+    let bad = format!("{}x", &good[..good.len() - 1]);
+    for number in 0..30 {
+        // One with a known id is no better than one without, and no key at all is no try.
+        let key = if number % 2 == 0 { &bad } else { "un/known" };
+        assert_eq!(from("192.0.2.7", key, "*/*").status, 403);
+        let without = site.server.request("GET", "/invites_api?x", &[("X-Forwarded-For", "192.0.2.7")]);
+        assert_eq!(without.status, 403);
+    }
+    for (accept, media_type, text) in [
+        ("*/*", "text/plain; charset=utf-8", "Too many requests: "),
+        ("application/json", "application/json", "{\"error\":\"key-tries\""),
+        ("text/html", "text/html; charset=utf-8", "<title>Too many requests"),
+    ] {
+        let limited = from("192.0.2.7", &bad, accept);
+        assert_eq!((limited.status, limited.header("content-type")), (429, Some(media_type)));
+        let wait: i64 = limited.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=600).contains(&wait) && limited.body.contains(text), "{wait} {}", limited.body);
+        assert_eq!(limited.header("access-control-allow-origin"), Some("*"));
+        assert_eq!(limited.body, from("192.0.2.7", "un/known", accept).body, "no hint as to which key is known");
+    }
+    let made = from("192.0.2.7", &good, "*/*");
+    assert_eq!(made.status, 201, "a good key works from the same address");
+    let page = site.page_for(&made.token(), &[("X-Forwarded-For", "192.0.2.7")]);
+    assert_eq!(page.status, 200, "keys and tokens are counted apart");
+    assert_eq!(from("192.0.2.8", &bad, "*/*").status, 403);
+    // Its network is what counts of an IPv6 address, and a proxy may say it in the standard's own way.
+    for number in 0..31 {
+        let forwarded = format!("for=192.0.2.{number}, For=\"[2001:db8::{number:x}]:4711\";proto=https");
+        let headers = [("Forwarded", forwarded.as_str()), ("Authorization", "Bearer un/known")];
+        let reply = site.server.request("GET", "/invites_api/invites", &headers);
+        assert_eq!(reply.status, if number < 30 { 403 } else { 429 }, "{number}");
+    }
+    assert_eq!(done(&site.folder.db(), &["list", HOST]).lines().count(), 2, "the shell is not limited");
+}
+
+#[test]
+fn many_bad_keys_without_a_proxy_that_says_from_whom_hold_nobody_back() {
+    for args in [&[][..], &["--trust-proxy"]] {
+        let site = Site::start_with(args);
+        for _ in 0..40 {
+            assert_eq!(site.server.get("/invites_api?key=un/known").status, 403);
+        }
+    }
+}
+
+#[test]
 fn a_page_costs_the_same_with_a_hundred_thousand_invites() {
     let site = Site::start();
     let token = site.invite(&[]);
