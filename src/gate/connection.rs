@@ -63,6 +63,9 @@ pub fn refuse(stream: &Stream, refusal: Refusal, limits: &Limits) {
     );
 }
 
+/// A request that has been read whole: its head and its body.
+type Whole = (Head, Secret<Vec<u8>>);
+
 struct Client<'a> {
     stream: &'a Stream,
     /// What has been read and not been used.
@@ -75,7 +78,7 @@ impl Client<'_> {
     /// The next request with its body; none when the client has gone or keeps silent.
     ///
     /// `patience` is for its first byte; from there on the limit for a whole request counts.
-    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<(Head, Secret<Vec<u8>>)>, Refusal> {
+    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<Whole>, Refusal> {
         let limits = &gate.limits;
         let mut deadline = Instant::now() + limits.request;
         let mut seen = 0;

@@ -80,7 +80,8 @@ fn web_server(name: &str, program: &Path, start: fn(&Folder, u16, &str) -> Proce
         let mut curl = Command::new("curl");
         curl.args(["-s", "--interface", "127.0.0.2", "-H", "X-Forwarded-For: 192.0.2.9"]);
         assert!(curl.arg(format!("http://{addr}{prefix}/invites_api")).output().unwrap().status.success());
-        server.log_with("reason=key-missing peer=127.0.0.2 ");
+        let log = server.log_with("reason=key-missing");
+        assert!(log.contains(" client=127.0.0.2\n"), "{log}");
 
         let lines = server.log().lines().count();
         for target in ["/", "/invited", "/invites_apis", "/registers", "/robots.txt", "/other/invite", "/favicon.ico"] {
