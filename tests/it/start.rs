@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, fails, run};
 
@@ -354,4 +355,74 @@ fn what_is_not_needed_is_given_up() {
     // How far the kernel goes along; that it does what it should is a test of its own.
     let log = server.log_with("event=hardened");
     assert!(["full", "partial", "none"].iter().any(|level| log.contains(&format!("landlock={level}\n"))), "{log}");
+}
+
+/// What strangers send, at once and each on a connection of its own; `connect` opens one. Those that are half open stay so
+/// until the end. None may keep an honest client, by the same way in, from its answer.
+fn assert_withstands<S: std::io::Read + std::io::Write>(way: &str, connect: impl Fn() -> S) {
+    let long_head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "a: b\r\n".repeat(5_000));
+    let hostile: [&[u8]; 10] = [
+        b"",
+        b"G",
+        b"POST /invites_api HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n{",
+        b"POST /invites_api HTTP/1.1\r\nHost: a\r\nContent-Length: 40000000000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        long_head.as_bytes(),
+    ];
+    let mut open = Vec::new();
+    for round in 0..100 {
+        for bytes in hostile {
+            let mut stream = connect();
+            // It may be refused, or have to give way, before all is sent.
+            let _ = stream.write_all(bytes);
+            open.push(stream);
+        }
+        if round % 25 == 0 {
+            assert_eq!(status_line(connect(), "/"), OK, "{way}, after {} hostile ones", open.len());
+        }
+    }
+    assert_eq!(status_line(connect(), "/"), OK, "{way}, at the end");
+}
+
+#[test]
+fn a_thousand_hostile_clients_are_withstood_by_every_way_in() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+
+    let path = folder.file("socket");
+    let listen = format!("unix:{}", path.display());
+    let mut server = Server::spawn(&mut serve(&folder.db(), &["--listen", "127.0.0.1:0", "--listen", &listen]));
+    assert_withstands("a Unix socket", || unix(&path));
+    assert_eq!(server.get("/").status, 200, "the other socket is shut by what comes in by the first");
+    assert!(server.is_alive() && server.status_figure("VmHWM") < 64 * 1024);
+    drop(server);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut child = activated(&folder.db(), listener.try_clone().unwrap(), "").stderr(Stdio::null()).spawn().unwrap();
+    assert_withstands("a supervisor's socket", || connect(address));
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child), Some(0));
+
+    let stdin = OwnedFd::from(listener.try_clone().unwrap());
+    let mut inetd = serve(&folder.db(), &["--inetd"]).stdin(stdin).stderr(Stdio::null()).spawn().unwrap();
+    assert_withstands("inetd's socket", || connect(address));
+    signal(&inetd, "TERM");
+    assert_eq!(wait(&mut inetd), Some(0));
+
+    // A process for each: each has one hostile client alone, and ends with it.
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 40000000000\r\n\r\n"[..], b"\0\0\0", b""] {
+        let (mut client, theirs) = connection();
+        let mut child = with_connection(&folder.db(), &[], &theirs);
+        drop(theirs);
+        client.write_all(bytes).unwrap();
+        drop(client);
+        assert_eq!(wait(&mut child), Some(0), "{bytes:?}");
+    }
 }
