@@ -21,6 +21,8 @@ pub enum What {
     Token,
     /// Keys of the API.
     Key,
+    /// Names that may be taken, and passwords of those who have just made an account.
+    Name,
 }
 
 /// Since when each address has how many misses.
@@ -31,12 +33,13 @@ pub struct Limiter {
     clients: Clients,
     tokens: Mutex<Misses>,
     keys: Mutex<Misses>,
+    names: Mutex<Misses>,
 }
 
 impl Limiter {
     /// `clients` tells who is counted.
     pub fn new(clients: Clients) -> Limiter {
-        Limiter { clients, tokens: Mutex::default(), keys: Mutex::default() }
+        Limiter { clients, tokens: Mutex::default(), keys: Mutex::default(), names: Mutex::default() }
     }
 
     /// The address of a client, if it is known.
@@ -76,6 +79,7 @@ impl Limiter {
         let misses = match what {
             What::Token => &self.tokens,
             What::Key => &self.keys,
+            What::Name => &self.names,
         };
         misses.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -111,6 +111,9 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
             return Ok(Answer::new(word, response));
         }
     };
+    if let Some(seconds) = visit.limiter.wait_secs(What::Name, visit.request, visit.now) {
+        return wait(visit, &input, seconds);
+    }
     // Before the invite is looked at: one that was used by this very request is no longer pending.
     let turn = match desk.enter(input.digest(), Digest::of(input.token.as_deref().unwrap_or_default()), PATIENCE) {
         Entry::First(turn) => Some(turn),
@@ -122,7 +125,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         Err(missing) => {
             if let Missing::Ended(..) = missing {
                 // Who sends one password after the other would learn which one the guest has, see `again`.
-                visit.limiter.strike(What::Token, visit.request, visit.now);
+                visit.limiter.strike(What::Name, visit.request, visit.now);
             }
             return Ok(refuse(visit, &missing));
         }
@@ -202,7 +205,7 @@ fn register(
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => {
-            visit.limiter.strike(What::Token, visit.request, now);
+            visit.limiter.strike(What::Name, visit.request, now);
             return Ok(Err(wrong(visit, 409, "name-taken", &values)));
         }
     };
@@ -222,12 +225,12 @@ fn register(
     };
     let mut problem = match refused.why {
         Why::NameTaken | Why::Name if found.invite.fixed_name().is_some() => {
-            visit.limiter.strike(What::Token, visit.request, now);
+            visit.limiter.strike(What::Name, visit.request, now);
             wrong(visit, 409, "account-there", &values)
         }
         Why::NameTaken => {
             // Who tries one name after the other learns who has an account here.
-            visit.limiter.strike(What::Token, visit.request, now);
+            visit.limiter.strike(What::Name, visit.request, now);
             wrong(visit, 409, "name-taken", &values)
         }
         Why::Name => wrong(visit, 400, "name-refused", &[]),
@@ -289,6 +292,18 @@ fn show(visit: &Visit, input: &Input, found: &Found, rules: &Rules, problems: Ve
     }
     let (reason, detail) = (first.word, first.detail.clone());
     Ok(Answer { detail, ..Answer::new(reason, response) })
+}
+
+/// This client has tried too many names. Its invites and their pages are as good as before.
+fn wait(visit: &Visit, input: &Input, seconds: i64) -> Result<Answer> {
+    let found = match page::look_up(visit, input.token.as_deref())? {
+        Ok(found) => found,
+        Err(Missing::Ended(..)) => return Ok(refuse(visit, &Missing::Limit(seconds))),
+        Err(missing) => return Ok(refuse(visit, &missing)),
+    };
+    let rules = Rules::read(visit.store, &Host::parse(&found.invite.host)?)?;
+    let problem = wrong(visit, 429, "too-many", &[]);
+    show(visit, input, &found, &rules, vec![Problem { retry_secs: u32::try_from(seconds).ok(), ..problem }])
 }
 
 /// There is no invite that could be used.
