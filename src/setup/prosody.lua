@@ -2,6 +2,8 @@
 --   apt install lua-dbi-sqlite3
 --   systemctl restart prosody
 -- `storage` replaces the global one for this host: copy the entries of a global `storage` table into it.
+-- If the host's own block has modules_enabled, storage or sql already, one of the two is dropped without a word: add ours to
+-- those there, and leave them out here.
 -- invited must be able to write the same file: run it as the user prosody, or as one that shares a group with it.
 
 -- Prosody 0.12 must be told to wait for locks; 13 does so by itself.
