@@ -461,7 +461,7 @@ api_permissions:
 pub struct Ejabberd {
     child: Child,
     pub xmpp: SocketAddr,
-    http: SocketAddr,
+    pub http: SocketAddr,
     log: PathBuf,
 }
 

@@ -1,0 +1,68 @@
+//! What `invited` can't be faster than: its own gate and pool of workers, with handlers that answer 201 and store nothing;
+//! and tiny_http alone. Each runs in a process of its own, which is this very program.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+
+use crate::gate::{self, Door, Listener, Upstream};
+use crate::server::{self, PrivateFolder};
+
+/// In place of the program's own routes.
+pub mod routes {
+    use crate::http::{Answer, Request, Response};
+    use crate::random;
+    use crate::store::Store;
+
+    pub struct App;
+
+    pub fn answer(_: &App, _: &Store, _: &Request, _: i64) -> Answer {
+        let token = random::base64url::<12>().expect("random bytes");
+        let response = Response::new(201)
+            .with("Location", format!("https://example.com/invite?{token}"))
+            .with("Cache-Control", "no-store")
+            .with("Access-Control-Allow-Origin", "*");
+        Answer::new("created", response)
+    }
+
+    pub fn panicked() -> Answer {
+        Answer::new("panic", Response::new(500))
+    }
+
+    pub fn logged_path<'a>(request: &'a Request, _: &Answer) -> &'a str {
+        &request.path
+    }
+}
+
+/// In place of the program's own store.
+pub mod store {
+    use crate::error::Result;
+
+    pub struct Store;
+
+    impl Store {
+        pub fn another(&self) -> Result<Store> {
+            Ok(Store)
+        }
+    }
+}
+
+/// Serves on the gate and the pool until it is killed.
+pub fn serve(addr: SocketAddr) {
+    gate::raise_file_limit();
+    let folder = PrivateFolder::make().expect("a folder");
+    let socket = folder.path().join(server::SOCKET);
+    server::start(&socket, routes::App, &store::Store, server::WORKERS).expect("a pool");
+    let upstream = Upstream::open(socket, server::WORKERS).expect("connections to the pool");
+    let listener = Listener::tcp(addr, Door::Guests).expect("a free address");
+    let (stop, _stopper) = UnixStream::pair().expect("a socket");
+    gate::run(&[listener], stop.as_fd(), upstream, gate::LIMITS, None, || {}).expect("connections");
+}
+
+/// Serves with tiny_http alone until it is killed.
+pub fn serve_bare(addr: SocketAddr) {
+    let server = tiny_http::Server::http(addr).expect("a free address");
+    for request in server.incoming_requests() {
+        let _ = request.respond(tiny_http::Response::empty(201));
+    }
+}
