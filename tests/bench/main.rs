@@ -18,17 +18,20 @@ mod prosody;
 #[allow(clippy::all)]
 #[path = "../../src"]
 mod src {
+    pub mod client;
     pub mod error;
     pub mod gate;
     pub mod http;
+    pub mod limit;
     pub mod log;
+    pub mod metrics;
     pub mod random;
     pub mod secret;
     pub mod server;
     pub mod thread;
 }
 use pool::{routes, store};
-use src::{error, gate, http, log, random, secret, server, thread};
+use src::{client, error, gate, http, limit, log, metrics, random, secret, server, thread};
 
 mod disk;
 mod load;

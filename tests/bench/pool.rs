@@ -10,11 +10,29 @@ use crate::server::{self, PrivateFolder};
 
 /// In place of the program's own routes.
 pub mod routes {
+    use std::sync::Arc;
+
+    use crate::client::Clients;
     use crate::http::{Answer, Request, Response};
+    use crate::limit::Limiter;
+    use crate::metrics::Metrics;
     use crate::random;
     use crate::store::Store;
 
-    pub struct App;
+    pub struct App {
+        pub metrics: Arc<Metrics>,
+        pub limiter: Limiter,
+    }
+
+    impl App {
+        pub fn new() -> App {
+            App { metrics: Arc::default(), limiter: Limiter::new(Clients { trust_proxy: false }) }
+        }
+    }
+
+    pub fn endpoint(_: &Request, _: &Answer) -> &'static str {
+        "/invites_api"
+    }
 
     pub fn answer(_: &App, _: &Store, _: &Request, _: i64) -> Answer {
         let token = random::base64url::<12>().expect("random bytes");
@@ -52,11 +70,13 @@ pub fn serve(addr: SocketAddr) {
     gate::raise_file_limit();
     let folder = PrivateFolder::make().expect("a folder");
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, routes::App, &store::Store, server::WORKERS).expect("a pool");
+    let app = routes::App::new();
+    let metrics = app.metrics.clone();
+    server::start(&socket, app, &store::Store, server::WORKERS).expect("a pool");
     let upstream = Upstream::open(socket, server::WORKERS).expect("connections to the pool");
     let listener = Listener::tcp(addr, Door::Guests).expect("a free address");
     let (stop, _stopper) = UnixStream::pair().expect("a socket");
-    gate::run(&[listener], stop.as_fd(), upstream, gate::LIMITS, None, || {}).expect("connections");
+    gate::run(&[listener], stop.as_fd(), upstream, &metrics, gate::LIMITS, None, || {}).expect("connections");
 }
 
 /// Serves with tiny_http alone until it is killed.
