@@ -455,13 +455,15 @@ fn a_disk_that_takes_no_more_writes_refuses_invites_and_has_all_that_were_answer
     let key = create_key(&db);
     let server = start_apart(&folder, &db);
     let answers = Answers::default();
+    under_load(&[server.addr], &key, 4, &answers, || answers.wait_for(60));
+    // As if a write had failed: ext4 then takes no more. (Between two loads: a sync in the very moment of this is the kernel's to answer.)
+    assert!(run_quietly("mount", &["-o", "remount,abort", mount.0.to_str().unwrap()]));
+    let made = answers.made.lock().unwrap().len();
     under_load(&[server.addr], &key, 4, &answers, || {
-        answers.wait_for(60);
-        // As if a write had failed: ext4 then takes no more.
-        assert!(run_quietly("mount", &["-o", "remount,abort", mount.0.to_str().unwrap()]));
         wait_until("a refusal", || answers.others().get(&503).is_some_and(|count| *count > 20));
     });
     assert!(answers.others().keys().all(|status| *status == 503), "{:?}", answers.others());
+    assert_eq!(answers.made.lock().unwrap().len(), made, "answered by a disk that takes nothing");
     let log = server.log_with("reason=unavailable");
     assert!(log.contains("look at the disk") || log.contains("must be writable"), "{log}");
     drop(server);
