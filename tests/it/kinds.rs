@@ -308,7 +308,9 @@ fn invites_made_in_a_client_are_known_and_used_like_our_own(release: Release) {
         let expires: i64 = found["expires"].as_i64().unwrap();
         assert_eq!(timestamp(expires), *expire);
         let created_at = found["created_at"].as_i64().unwrap();
-        assert!((now() - created_at).abs() < 60 && expires - created_at == 7 * 86_400, "{found}");
+        // Prosody and our trigger look at the clock one after the other, which may be in two seconds.
+        let ttl_secs = expires - created_at;
+        assert!((now() - created_at).abs() < 60 && (7 * 86_400 - 1..=7 * 86_400).contains(&ttl_secs), "{found}");
     }
 
     let [(_, contact, ..), (_, both, ..), (_, account, ..)] = &made;
