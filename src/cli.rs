@@ -172,7 +172,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             Value(word) => words.push(word.string().map_err(wrong).map_err(see)?),
             Long(option) if takes.contains(&option) => {
                 let option = option.to_owned();
-                options.read(&option, &mut parser).map_err(see)?;
+                options.read(&option, || parser.value().map_err(wrong)).map_err(see)?;
             }
             option => return Err(see(wrong(option.unexpected()))),
         }

@@ -1,11 +1,9 @@
 //! The options of the command line, each with the check of its value.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use lexopt::ValueExt as _;
-
-use super::wrong;
 use crate::duration;
 use crate::error::{Error, Result};
 use crate::invite::{Allow, Kind, Wish};
@@ -42,11 +40,17 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the value of an option, if it has one.
-    pub fn read(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<()> {
-        let mut text = || parser.value().and_then(|value| value.string()).map_err(wrong);
+    /// Reads an option; `value` gives its value, and is called if it has one.
+    pub fn read(&mut self, option: &str, mut value: impl FnMut() -> Result<OsString>) -> Result<()> {
+        if option == "db" {
+            self.file = Some(PathBuf::from(value()?));
+            return Ok(());
+        }
+        let mut text = || {
+            let not_text = |value: OsString| Error::usage(format!("{value:?} can't be --{option}: it is not UTF-8"));
+            value()?.into_string().map_err(not_text)
+        };
         match option {
-            "db" => self.file = Some(PathBuf::from(parser.value().map_err(wrong)?)),
             "listen" => self.listen.push(Listen::parse(&text()?)?),
             "admin-listen" => self.admin_listen.push(Listen::parse(&text()?)?),
             "socket-mode" => self.socket_mode = Some(socket_mode(&text()?)?),
