@@ -21,17 +21,22 @@ pub struct HostSettings {
 impl HostSettings {
     /// Reads them as they are now.
     pub fn read(store: &Store, host: &Host) -> Result<HostSettings> {
+        Ok(HostSettings::of(&store.settings(host)?))
+    }
+
+    /// Takes them from all settings of the host.
+    pub fn of(values: &[(String, String)]) -> HostSettings {
         let mut settings = HostSettings { server: Server::Prosody, url: None, page: None, ttl_secs: None };
-        for (name, value) in store.settings(host)? {
+        for (name, value) in values {
             match name.as_str() {
-                "server" => settings.server = Server::from_setting(Some(&value)),
-                "url" => settings.url = Some(value),
-                "page" => settings.page = Some(value),
-                "ttl" => settings.ttl_secs = duration::parse(&value).ok(),
+                "server" => settings.server = Server::from_setting(Some(value)),
+                "url" => settings.url = Some(value.clone()),
+                "page" => settings.page = Some(value.clone()),
+                "ttl" => settings.ttl_secs = duration::parse(value).ok(),
                 _ => {}
             }
         }
-        Ok(settings)
+        settings
     }
 
     /// Where the page of an invite is.

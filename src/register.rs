@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crate::api;
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::host::Host;
 use crate::http::{Answer, Response};
 use crate::invite::Kind;
 use crate::json;
@@ -19,7 +18,7 @@ use crate::key::Digest;
 use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
-use crate::store::{Claimed, Outcome, State, Store, Writer};
+use crate::store::{Claimed, Outcome, State, Writer};
 use crate::user::{Password, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
@@ -28,7 +27,7 @@ use desk::Entry;
 use input::{Input, check_name, check_password};
 
 /// How long a password has to be unless the setting `password-min` says otherwise, in characters.
-pub const PASSWORD_MIN: usize = 10;
+const PASSWORD_MIN: usize = 10;
 
 /// How long the same request for a second time waits for the first one.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -43,16 +42,16 @@ struct Rules {
 }
 
 impl Rules {
-    fn read(store: &Store, host: &Host) -> Result<Rules> {
+    fn of(found: &Found) -> Rules {
         let mut rules = Rules { password_min: PASSWORD_MIN, xmpp: Address::default() };
-        for (name, value) in store.settings(host)? {
+        for (name, value) in &found.settings {
             match name.as_str() {
                 "password-min" => rules.password_min = value.parse().unwrap_or(PASSWORD_MIN),
-                "xmpp" => rules.xmpp = Address::parse(&value).unwrap_or_default(),
+                "xmpp" => rules.xmpp = Address::parse(value).unwrap_or_default(),
                 _ => {}
             }
         }
-        Ok(rules)
+        rules
     }
 }
 
@@ -83,7 +82,6 @@ pub fn form(visit: &Visit) -> Result<Answer> {
         Ok(found) => found,
         Err(missing) => return Ok(missing.page(visit, "")),
     };
-    let rules = Rules::read(visit.store, &Host::parse(&found.invite.host)?)?;
     if !page::makes(&found) {
         // Here is nothing to do, but there is.
         let response = Response::new(303).with("Location", format!("invite?{}", found.token));
@@ -96,7 +94,7 @@ pub fn form(visit: &Visit) -> Result<Answer> {
     {
         visit.views.chose(&found.token, app);
     }
-    let form = Form { user: "", app: app.as_deref(), password_min: rules.password_min, wrong: &[] };
+    let form = Form { user: "", app: app.as_deref(), password_min: Rules::of(&found).password_min, wrong: &[] };
     Ok(Answer::new("shown", page::form(visit, &found, &form, 200)?))
 }
 
@@ -130,12 +128,11 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
             return Ok(refuse(visit, &missing));
         }
     };
-    let host = Host::parse(&found.invite.host)?;
-    let rules = Rules::read(visit.store, &host)?;
+    let rules = Rules::of(&found);
     if !page::makes(&found) {
         return Ok(closed(visit, &found));
     }
-    let (username, password) = match check(visit, &input, &found, &host, &rules) {
+    let (username, password) = match check(visit, &input, &found, &rules) {
         Ok(checked) => checked,
         Err(problems) => return show(visit, &input, &found, &rules, problems),
     };
@@ -143,7 +140,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         let busy = wrong(visit, 503, "busy", &[]);
         return show(visit, &input, &found, &rules, vec![Problem { retry_secs: Some(5), ..busy }]);
     };
-    match register(visit, writer, &found, &host, &rules.xmpp, &username, &password)? {
+    match register(visit, writer, &found, &rules.xmpp, &username, &password)? {
         Ok(detail) => {
             turn.done();
             let answer = registered(visit, &found, username.as_str(), input.app.as_deref())?;
@@ -165,11 +162,10 @@ fn check(
     visit: &Visit,
     input: &Input,
     found: &Found,
-    host: &Host,
     rules: &Rules,
 ) -> std::result::Result<(Username, Password), Vec<Problem>> {
     let mut problems = Vec::new();
-    let name = check_name(&input.user, found.invite.fixed_name(), host);
+    let name = check_name(&input.user, found.invite.fixed_name(), &found.host);
     let name = name.map_err(|word| {
         let fixed = found.invite.username.as_deref().unwrap_or_default();
         problems.push(wrong(visit, 400, word, &[("name", fixed)]));
@@ -194,7 +190,6 @@ fn register(
     visit: &Visit,
     writer: &Writer,
     found: &Found,
-    host: &Host,
     address: &Address,
     username: &Username,
     password: &Password,
@@ -209,7 +204,7 @@ fn register(
             return Ok(Err(wrong(visit, 409, "name-taken", &values)));
         }
     };
-    let account = Account { host, token: &found.token, username, password };
+    let account = Account { host: &found.host, token: &found.token, username, password };
     let outcome = xmpp::register(address, &account);
     let ended = match &outcome {
         Ok(Ok(())) => Outcome::Done,
@@ -301,7 +296,7 @@ fn wait(visit: &Visit, input: &Input, seconds: i64) -> Result<Answer> {
         Err(Missing::Ended(..)) => return Ok(refuse(visit, &Missing::Limit(seconds))),
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
-    let rules = Rules::read(visit.store, &Host::parse(&found.invite.host)?)?;
+    let rules = Rules::of(&found);
     let problem = wrong(visit, 429, "too-many", &[]);
     show(visit, input, &found, &rules, vec![Problem { retry_secs: u32::try_from(seconds).ok(), ..problem }])
 }
@@ -337,8 +332,7 @@ fn again(visit: &Visit, input: &Input) -> Result<Answer> {
         Ok(found) => found,
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
-    let host = Host::parse(&found.invite.host)?;
-    match check_name(&input.user, found.invite.fixed_name(), &host) {
+    match check_name(&input.user, found.invite.fixed_name(), &found.host) {
         Ok(username) => registered(visit, &found, username.as_str(), input.app.as_deref()),
         Err(_) => Ok(refuse(visit, &Missing::Ended(State::Used, Box::new(found.look)))),
     }

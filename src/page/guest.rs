@@ -52,6 +52,10 @@ pub struct Found {
     pub token: String,
     /// The invite.
     pub invite: InviteRow,
+    /// Its host.
+    pub host: Host,
+    /// All settings of the host that are set.
+    pub settings: Vec<(String, String)>,
     /// How the pages of its host look.
     pub look: Look,
     uri: String,
@@ -274,9 +278,10 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
         return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;
-    let look = Look::read(store, &host, &pages.apps)?;
-    let (uri, url) = addresses(&HostSettings::read(store, &host)?, &invite)?;
-    Ok(Ok(Found { token: token.to_owned(), invite, look, uri, url }))
+    let settings = store.settings(&host)?;
+    let look = Look::of(&settings, &host, &pages.apps);
+    let (uri, url) = addresses(&HostSettings::of(&settings), &invite)?;
+    Ok(Ok(Found { token: token.to_owned(), invite, host, settings, look, uri, url }))
 }
 
 /// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it.

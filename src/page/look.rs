@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::apps::{self, App, Button};
-use crate::error::Result;
 use crate::host::Host;
-use crate::store::Store;
 
 /// What a host has set for its pages.
 pub struct Look {
@@ -30,8 +28,8 @@ pub struct Look {
 }
 
 impl Look {
-    /// Reads the settings as they are now; `embedded` are the apps that everybody has.
-    pub fn read(store: &Store, host: &Host, embedded: &[Arc<App>]) -> Result<Look> {
+    /// Takes it from all settings of the host; `embedded` are the apps that everybody has.
+    pub fn of(values: &[(String, String)], host: &Host, embedded: &[Arc<App>]) -> Look {
         let mut look = Look {
             host: host.ascii().to_owned(),
             site: host.name().to_owned(),
@@ -43,32 +41,32 @@ impl Look {
             register: true,
             apps: embedded.to_vec(),
         };
-        let (mut style, mut web_client, mut show, mut hide) = (String::new(), None, None, Vec::new());
-        for (name, value) in store.settings(host)? {
+        let (mut style, mut web_client, mut show, mut hide) = ("", None, None, Vec::new());
+        for (name, value) in values {
             match name.as_str() {
-                "site-name" => look.site = value,
-                "url" => look.base = value,
+                "site-name" => look.site.clone_from(value),
+                "url" => look.base.clone_from(value),
                 "accent" => look.css = format!(":root{{--accent:{value}}}"),
-                "style" => style = value,
+                "style" => style = value.as_str(),
                 "logo" => look.logo = true,
-                "terms-url" => look.terms = Some(value),
-                "privacy-url" => look.privacy = Some(value),
+                "terms-url" => look.terms = Some(value.clone()),
+                "privacy-url" => look.privacy = Some(value.clone()),
                 "apps" => {
                     // The host's own entries come first, and take the place of ours with the same id.
-                    let own = apps::read(&value).unwrap_or_default();
+                    let own = apps::read(value).unwrap_or_default();
                     let mut own: Vec<Arc<App>> = own.into_iter().map(Arc::new).collect();
                     look.apps.retain(|app| own.iter().all(|own| own.id != app.id));
                     own.append(&mut look.apps);
                     look.apps = own;
                 }
                 "register" => look.register = value != "off",
-                "web-client" => web_client = Some(value),
-                "apps-show" => show = Some(words(&value)),
-                "apps-hide" => hide = words(&value),
+                "web-client" => web_client = Some(value.clone()),
+                "apps-show" => show = Some(words(value)),
+                "apps-hide" => hide = words(value),
                 _ => {}
             }
         }
-        look.css.push_str(&style);
+        look.css.push_str(style);
         if let Some(url) = web_client {
             look.apps.push(Arc::new(web_app(&look.site, url)));
         }
@@ -79,7 +77,7 @@ impl Look {
             look.apps.sort_by_key(|app| show.iter().position(|id| *id == app.id));
         }
         look.apps.retain(|app| !hide.contains(&app.id));
-        Ok(look)
+        look
     }
 }
 
