@@ -77,7 +77,7 @@ impl Store {
                 })?;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(cannot_create(path, &error)),
+            Err(error) => return Err(cannot_create(path, &error, "pass --db FILE")),
         }
         Store::open(path)
     }
@@ -324,17 +324,18 @@ fn cannot_open(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-fn cannot_create(path: &Path, error: &io::Error) -> Error {
+/// `otherwise` is how to name another file.
+fn cannot_create(path: &Path, error: &io::Error, otherwise: &str) -> Error {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (path, folder) = (path.display(), folder.display());
     Error::new(
         Kind::CannotCreate,
         match error.kind() {
             io::ErrorKind::NotFound => {
-                format!("cannot create {path}: there is no folder {folder} (make it, or pass --db FILE)")
+                format!("cannot create {path}: there is no folder {folder} (make it, or {otherwise})")
             }
             io::ErrorKind::PermissionDenied => format!(
-                "cannot create {path}: permission denied in {folder} (run as the user that owns the folder, or pass --db FILE)"
+                "cannot create {path}: permission denied in {folder} (run as the user that owns the folder, or {otherwise})"
             ),
             _ => format!("cannot create {path}: {error}"),
         },

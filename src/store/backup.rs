@@ -91,7 +91,7 @@ impl Part {
     fn make(place: &Path, mode: u32) -> Result<Part> {
         let path = with_suffix(place, &format!(".{}.part", random::base64url::<6>()?));
         let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        made.map_err(|error| cannot_create(place, &error))?;
+        made.map_err(|error| cannot_create(place, &error, "give another FILE"))?;
         Ok(Part { path })
     }
 
