@@ -191,7 +191,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         }
         "list" => Command::List { db, host: words.host()?, json: options.json },
         "delete" => {
-            let (host, id) = (words.host()?, words.required("ID")?);
+            // Whoever has the whole key at hand pastes it; its secret must not come back in a message.
+            let (host, key) = (words.host()?, words.required("ID")?);
+            let id = key.split('/').next().unwrap_or_default().to_owned();
             Command::Delete { db, host, id, revoke_unused: options.revoke_unused }
         }
         "invite" => {
