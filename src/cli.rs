@@ -212,6 +212,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
         "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
         "serve" => {
+            if options.inetd && !(options.listen.is_empty() && options.admin_listen.is_empty()) {
+                let why = "--inetd serves what is on stdin: --listen and --admin-listen can't go with it";
+                return Err(see(Error::usage(why)));
+            }
             let serve = Serve {
                 listen: options.listen,
                 admin_listen: options.admin_listen,

@@ -95,20 +95,28 @@ pub fn bind(listen: &Listen, socket_mode: Option<u32>, door: Door) -> Result<Lis
             (format!("unix:{}", path.display()), Listener::unix(path, socket_mode.unwrap_or(SOCKET_MODE), door))
         }
     };
+    let option = match (door, listen) {
+        (Door::Admin, Listen::Tcp(_)) => "--admin-listen ADDR:PORT",
+        (Door::Admin, Listen::Unix(_)) => "--admin-listen unix:PATH",
+        (Door::Guests, Listen::Tcp(_)) => "--listen ADDR:PORT",
+        (Door::Guests, Listen::Unix(_)) => "--listen unix:PATH",
+    };
     listener.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::new(
+            Kind::CannotCreate,
+            format!("cannot listen on {name}: there is no such folder (make it, or choose with {option})"),
+        ),
         io::ErrorKind::AddrInUse => Error::new(
             Kind::Unavailable,
-            format!("cannot listen on {name}: another program does (end it, or choose with --listen ADDR:PORT)"),
+            format!("cannot listen on {name}: another program does (end it, or choose with {option})"),
         ),
         io::ErrorKind::PermissionDenied => Error::new(
             Kind::Permission,
             format!(
-                "cannot listen on {name}: permission denied (choose with --listen a port above 1023 or another folder)"
+                "cannot listen on {name}: permission denied (choose with {option} a port above 1023 or another folder)"
             ),
         ),
-        _ => {
-            Error::new(Kind::CannotCreate, format!("cannot listen on {name}: {error} (choose with --listen ADDR:PORT)"))
-        }
+        _ => Error::new(Kind::CannotCreate, format!("cannot listen on {name}: {error} (choose with {option})")),
     })
 }
 
