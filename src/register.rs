@@ -18,7 +18,7 @@ use crate::key::Digest;
 use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
-use crate::store::{Claimed, Outcome, State, Writer};
+use crate::store::{Claimed, Outcome, State, Store, Writer};
 use crate::user::{Password, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
@@ -196,7 +196,7 @@ fn register(
 ) -> Result<std::result::Result<Option<String>, Problem>> {
     let values = [("name", username.as_str())];
     let now = visit.now;
-    let claim = match claim(writer, found, username)? {
+    let claim = match claim(visit.store, writer, found, username)? {
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => {
@@ -250,13 +250,18 @@ fn register(
 
 /// Begins the registration. Where as many are under way as the invite has uses left, the first of them is waited for: it may
 /// fail, or be counted already.
-fn claim(writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
+fn claim(store: &Store, writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
     let deadline = Instant::now() + IN_USE;
     loop {
         // The request itself may be some seconds old.
         let (invite, name, now) = (found.invite.clone(), username.clone(), log::now());
         match writer.write(move |tx| tx.claim(&invite, &name, now))? {
-            Claimed::InUse if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
+            // Only looking takes no lock.
+            Claimed::InUse if Instant::now() < deadline => {
+                while Instant::now() < deadline && !store.may_claim(&found.token)? {
+                    thread::sleep(Duration::from_millis(50));
+                }
+            }
             claimed => return Ok(claimed),
         }
     }
@@ -297,7 +302,7 @@ fn wait(visit: &Visit, input: &Input, seconds: i64) -> Result<Answer> {
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
     let rules = Rules::of(&found);
-    let problem = wrong(visit, 429, "too-many", &[]);
+    let problem = wrong(visit, 429, "name-tries", &[]);
     show(visit, input, &found, &rules, vec![Problem { retry_secs: u32::try_from(seconds).ok(), ..problem }])
 }
 

@@ -83,7 +83,7 @@ impl Desk {
         if forms.busy.len() >= self.at_once || same >= OF_ONE_INVITE {
             return Entry::Busy;
         }
-        forms.busy.push(Digest::from_bytes(*token.as_bytes()));
+        forms.busy.push(token.clone());
         let wait = self.changed.wait_timeout_while(forms, patience, |forms| forms.is_under_way(&digest));
         let (mut forms, _) = wait.unwrap_or_else(PoisonError::into_inner);
         if forms.is_done(&digest) {
@@ -94,7 +94,7 @@ impl Desk {
             forms.leave(&token);
             return Entry::Busy;
         }
-        forms.under_way.push(Digest::from_bytes(*digest.as_bytes()));
+        forms.under_way.push(digest.clone());
         Entry::First(Turn { desk: self, digest, token })
     }
 
@@ -115,7 +115,7 @@ impl Turn<'_> {
         if forms.done.len() >= REMEMBERED {
             forms.done.remove(0);
         }
-        forms.done.push((Digest::from_bytes(*self.digest.as_bytes()), Instant::now()));
+        forms.done.push((self.digest.clone(), Instant::now()));
     }
 }
 

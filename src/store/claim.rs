@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Tx, prosody};
+use super::{Store, Tx, prosody};
 use crate::error::Result;
 use crate::invite::Kind;
 use crate::store::{InviteRow, State};
@@ -47,6 +47,17 @@ pub enum Outcome {
     Refused,
     /// The answer was lost: if the server has counted a use, it was this one.
     Unknown,
+}
+
+impl Store {
+    /// Whether [`Tx::claim`] would end otherwise than with [`Claimed::InUse`].
+    pub fn may_claim(&self, token: &str) -> Result<bool> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT state <> 'pending' OR uses_left > (SELECT count(*) FROM invited_claim WHERE token = ?1)
+               FROM invited_invite WHERE token = ?1",
+        )?;
+        Ok(query.query_row([token], |row| row.get(0)).optional()?.unwrap_or(true))
+    }
 }
 
 impl Tx<'_> {

@@ -146,7 +146,7 @@ fn who_tries_one_taken_name_after_the_other_has_to_wait(release: Release) {
         assert_error(&from("192.0.2.7"), 409, "name-taken", json!("user"));
     }
     let limited = from("192.0.2.7");
-    assert_error(&limited, 429, "too-many", Value::Null);
+    assert_error(&limited, 429, "name-tries", json!("user"));
     assert!(limited.header("retry-after").is_some());
     // Whoever shares the address still sees an own invite.
     let page = server.request("GET", &format!("/invite?{token}"), &[("X-Forwarded-For", "192.0.2.7")]);
