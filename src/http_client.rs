@@ -143,6 +143,7 @@ fn read(wire: &mut Wire, bytes: &mut Vec<u8>, is_head: bool) -> std::io::Result<
 
 /// Whether nothing more is to come, for servers that don't close the connection.
 fn is_whole(bytes: &[u8], is_head: bool) -> bool {
+    let bytes = after_interim(bytes);
     let Some(end) = head_end(bytes) else { return false };
     let Some(reply) = parse(bytes, true) else { return false };
     match reply.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
@@ -157,17 +158,30 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
 
+/// The status in the first line of an answer.
+fn status(line: &str) -> Option<u16> {
+    line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
+}
+
+/// What comes after the heads that say that the real one is still to come (RFC 9110 section 15.2).
+fn after_interim(mut bytes: &[u8]) -> &[u8] {
+    while let Some(end) = head_end(bytes) {
+        let line = bytes[..end].split(|byte| *byte == b'\r').next().unwrap_or_default();
+        match status(&String::from_utf8_lossy(line)) {
+            Some(100..200) => bytes = &bytes[end..],
+            _ => break,
+        }
+    }
+    bytes
+}
+
 /// Reads an answer; none where it is none.
 fn parse(bytes: &[u8], is_head: bool) -> Option<Reply> {
+    let bytes = after_interim(bytes);
     let end = head_end(bytes)?;
     let head = String::from_utf8_lossy(&bytes[..end - 4]).into_owned();
     let mut lines = head.split("\r\n");
-    let mut status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').skip(1);
-    let status: u16 = status.next()?.parse().ok()?;
-    // One that says that the real one is still to come (RFC 9110 section 15.2).
-    if (100..200).contains(&status) {
-        return parse(&bytes[end..], is_head);
-    }
+    let status = status(lines.next()?)?;
     let headers = lines
         .map(|line| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())));
     let mut reply = Reply { status, headers: headers.collect::<Option<_>>()?, body: Vec::new() };
@@ -244,6 +258,16 @@ mod tests {
         for bad in ["", "example.com", "ftp://x", "https://", "https://x:y", "https://[::1", "https:///x"] {
             assert_eq!(Base::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn any_number_of_interim_answers_is_passed_over() {
+        let text = format!(
+            "{}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000)
+        );
+        assert!(is_whole(text.as_bytes(), false));
+        assert_eq!(parse(text.as_bytes(), false).unwrap().body, b"ok");
     }
 
     #[test]

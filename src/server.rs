@@ -147,9 +147,11 @@ fn write_log(app: &App, request: &Request, answer: &Answer, took: Duration) {
     let status = answer.response.status;
     let path = routes::logged_path(request, answer);
     let peer = request.header(crate::gate::PEER).unwrap_or("-");
+    // No method that there is has a longer name.
+    let method = if request.method.len() > 16 { "-" } else { request.method.as_str() };
     let level = Level::of_status(status);
     let mut pairs: Vec<(&str, &dyn std::fmt::Display)> = vec![
-        ("method", &request.method),
+        ("method", &method),
         ("path", &path),
         ("status", &status),
         ("reason", &answer.reason),

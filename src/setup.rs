@@ -158,7 +158,13 @@ impl Facts {
             "apache_upstream" => self.upstream(program, "http://", "unix:", "|http://localhost")?,
             "listen_stream" => match &self.listen {
                 Listen::Tcp(address) => address.to_string(),
-                Listen::Unix(path) => plain("path of the socket", path)?,
+                // The one that systemd makes is open to everybody unless it is told otherwise.
+                Listen::Unix(path) => format!(
+                    "{}\n#: SocketMode=0660\n#: SocketUser={}\n#: SocketGroup={}",
+                    plain("path of the socket", path)?,
+                    self.user,
+                    self.group
+                ),
             },
             "inetd_address" => self.address(program)?.to_string(),
             "tcp" => if self.address(program)?.is_ipv4() { "tcp" } else { "tcp6" }.to_owned(),

@@ -42,6 +42,7 @@ pub use claim::{Claimed, Outcome};
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
+pub use place::open_file;
 pub use writer::Writer;
 
 /// How long a connection of ours waits for another process's lock.

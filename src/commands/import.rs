@@ -1,14 +1,18 @@
 //! `import`: finds out what kind of file it is given, and of which host.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::print;
 use crate::error::{Error, Result};
+use crate::key;
 use crate::log;
 use crate::lua;
-use crate::store::{Item, Store, read_sqlite};
+use crate::store::{Item, Store, open_file, read_sqlite};
+
+/// The largest file of Prosody's that is read, in bytes.
+const DAT_MAX: u64 = 256 * 1024 * 1024;
 
 /// Brings in what was [`read`].
 pub fn write(items: &[Item], source: &Path, store: &mut Store) -> Result<()> {
@@ -55,9 +59,8 @@ pub fn read(source: &Path) -> Result<Vec<Item>> {
 }
 
 fn is_sqlite(file: &Path) -> Result<bool> {
-    use std::io::Read as _;
     let mut head = Vec::new();
-    std::fs::File::open(file)
+    open_file(file)
         .and_then(|file| file.take(16).read_to_end(&mut head))
         .map_err(|error| Error::internal(format!("cannot read {}: {error}", file.display())))?;
     Ok(head == b"SQLite format 3\0")
@@ -65,7 +68,8 @@ fn is_sqlite(file: &Path) -> Result<bool> {
 
 /// Reads `…/HOST/STORE.dat` or `…/HOST/invite_token/USER.dat`; names are percent-encoded in Prosody's manner.
 fn read_dat(file: &Path) -> Result<Vec<Item>> {
-    let cannot = |why: &str| Error::internal(format!("cannot import {}: {why}", file.display()));
+    let name = file.display().to_string().replace(key::is_control, "\u{fffd}");
+    let cannot = |why: &str| Error::internal(format!("cannot import {name}: {why}"));
     let absolute = file.canonicalize().map_err(|error| cannot(&error.to_string()))?;
     let mut names = absolute.iter().rev().map(|name| decode(&name.to_string_lossy()));
     let (last, folder) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
@@ -77,7 +81,11 @@ fn read_dat(file: &Path) -> Result<Vec<Item>> {
         ("invite_token", user) => (names.next().unwrap_or_default(), user.to_owned(), folder.clone()),
         _ => return Err(cannot("its name is not invite_api_keys.dat or invite_token.dat")),
     };
-    let text = std::fs::read_to_string(file).map_err(|error| cannot(&error.to_string()))?;
+    let mut text = String::new();
+    let read = open_file(file).and_then(|file| file.take(DAT_MAX + 1).read_to_string(&mut text));
+    if read.map_err(|error| cannot(&error.to_string()))? as u64 > DAT_MAX {
+        return Err(cannot("it is larger than 256 MiB"));
+    }
     items(&text, &host, &user, &store).map_err(|why| cannot(&why))
 }
 

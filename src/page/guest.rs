@@ -124,7 +124,7 @@ pub fn setup(visit: &Visit, id: &str) -> Result<Answer> {
     };
     let scene = Scene { language, look: Some(&found.look), root: "../../" };
     let Some(app) = found.look.apps.iter().find(|app| app.id == id) else {
-        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene, &found.token)));
+        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
     if visit.counts() {
         views.chose(&found.token, &app.id);
@@ -150,7 +150,7 @@ pub fn get(visit: &Visit, path: &str) -> Result<Answer> {
     let app = found.look.apps.iter().find(|app| app.id == id);
     let button = number.parse().ok().and_then(|number: usize| app?.buttons.get(number));
     let (Some(app), Some(button)) = (app, button) else {
-        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene, &found.token)));
+        return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
     if visit.counts() {
         views.chose(&found.token, &app.id);
@@ -291,9 +291,9 @@ fn token(request: &Request) -> Option<String> {
     (!token.is_empty()).then(|| token.to_owned())
 }
 
-fn unknown_app(pages: &Pages, scene: &Scene, token: &str) -> Response {
+fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
     let text = |key| scene.language.text(key, &[]);
-    pages.notice_back(scene, 404, &text("unknown-app.title"), &text("unknown-app.text"), Some(token))
+    pages.notice(scene, 404, &text("unknown-app.title"), &text("unknown-app.text"))
 }
 
 /// Whether the guest can make the account, or set the password, in the browser.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::place::with_suffix;
+use super::place::{open_file, with_suffix};
 use super::{MIGRATIONS, Store, cannot_create, use_wal, version};
 use crate::error::{Error, Result};
 use crate::random;
@@ -36,7 +36,7 @@ impl Store {
         // A file of its own, without a log: it can be read from anywhere, by anything.
         self.copy(&part.path).and_then(|()| check(&part.path, "delete")).map_err(cannot)?;
         refuse_existing(to).map_err(cannot)?;
-        part.publish(to).map_err(cannot)
+        part.publish(to, false).map_err(cannot)
     }
 
     /// The readers' lock of one transaction, held throughout, keeps the copy consistent and nobody waiting. Without it the
@@ -78,7 +78,7 @@ pub fn restore(db: &Path, from: &Path) -> Result<Option<PathBuf>> {
     // From here on nobody else can read or write it; while somebody has it open, this fails.
     let _locked = refuse_in_use(&place)?;
     let kept = keep(&place).map_err(|error| cannot(Error::internal(format!("the old file can't be kept: {error}"))))?;
-    part.publish(&place).map_err(cannot)?;
+    part.publish(&place, true).map_err(cannot)?;
     Ok(old.map(|_| kept))
 }
 
@@ -111,11 +111,19 @@ impl Part {
         })
     }
 
-    /// Gives it its name, when all of it is on the disk.
-    fn publish(self, place: &Path) -> Result<()> {
+    /// Gives it its name, when all of it is on the disk. Unless it may `replace` it, what came there meanwhile stays.
+    fn publish(self, place: &Path, replace: bool) -> Result<()> {
         let publish = || {
             File::open(&self.path)?.sync_all()?;
-            fs::rename(&self.path, place)?;
+            if replace {
+                fs::rename(&self.path, place)?;
+            } else {
+                fs::hard_link(&self.path, place).or_else(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Err(error),
+                    // A file system without links.
+                    _ => fs::rename(&self.path, place),
+                })?;
+            }
             File::open(folder(place))?.sync_all()
         };
         publish().map_err(|error| Error::internal(error.to_string()))
@@ -177,11 +185,8 @@ fn check(path: &Path, journal_mode: &str) -> Result<()> {
 /// Copies what is to be restored, with a log that lies beside it.
 fn take_in(from: &Path, place: &Path, to: &Path) -> Result<()> {
     let unreadable = |error: io::Error| Error::internal(format!("it can't be copied: {error}"));
-    let mut source = File::open(from).map_err(unreadable)?;
+    let mut source = open_file(from).map_err(unreadable)?;
     let is = source.metadata().map_err(unreadable)?;
-    if !is.is_file() {
-        return Err(Error::refused("it is not a file"));
-    }
     if place.metadata().is_ok_and(|place| (place.dev(), place.ino()) == (is.dev(), is.ino())) {
         return Err(Error::refused("it is the database itself"));
     }
@@ -195,10 +200,11 @@ fn take_in(from: &Path, place: &Path, to: &Path) -> Result<()> {
     let copied = File::create(to).and_then(|mut to| io::copy(&mut source, &mut to));
     copied.map_err(unreadable)?;
     for suffix in LOGS {
-        match File::open(with_suffix(from, suffix)) {
+        match open_file(&with_suffix(from, suffix)) {
             Ok(mut log) => {
-                let copied = File::create(with_suffix(to, suffix)).and_then(|mut to| io::copy(&mut log, &mut to));
-                copied.map_err(unreadable)?;
+                // It holds tokens, as the file itself does.
+                let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(with_suffix(to, suffix));
+                made.and_then(|mut to| io::copy(&mut log, &mut to)).map_err(unreadable)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(unreadable(error)),

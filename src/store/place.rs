@@ -4,14 +4,21 @@
 //! files are known by their inodes, and looked at again before anything is answered. The database itself is only ever
 //! looked at by its name: opening it by hand would drop our locks on it.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
+use rustix::fs::{OFlags, StatVfsMountFlags, fstatvfs};
 
 use crate::error::{Error, Kind, Result};
+
+/// Opens a file for reading; what is no file, such as a pipe that nobody fills, is an error at once.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
+}
 
 /// A file on this machine, whatever its name: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -296,3 +296,24 @@ fn a_database_behind_a_link_is_the_one_that_the_link_leads_to() {
     assert!(folder.db().is_symlink());
     assert_eq!(tokens(&folder.file("real/invited.sqlite"), OURS), HashSet::from([token]));
 }
+
+/// A pipe that nobody fills would be waited for until the end of days.
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let copy = folder.file("copy.sqlite");
+    done(&folder.db(), &["backup", copy.to_str().unwrap()]);
+    let pipes = ["pipe", "copy.sqlite-wal"].map(|name| folder.file(name));
+    assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
+    let other = folder.file("other.sqlite");
+    for args in [
+        ["restore", pipes[0].to_str().unwrap()],
+        ["import", pipes[0].to_str().unwrap()],
+        ["restore", copy.to_str().unwrap()],
+    ] {
+        let stderr = fails(&other, 1, &args);
+        assert!(stderr.contains("it is not a file"), "{stderr}");
+    }
+    assert!(!other.exists());
+}
