@@ -6,13 +6,17 @@
 -- those there, and leave them out here.
 -- invited must be able to write the same file: run it as the user prosody, or as one that shares a group with it.
 
--- Prosody 0.12 must be told to wait for locks; 13 does so by itself.
+-- Prosody 0.12 must be told to wait for locks, and to take the lock before it looks what it has to make; 13 needs neither.
 if not Lua then
     local util_sql = require "util.sql"
     local create_engine = util_sql.create_engine
     function util_sql.create_engine(self, params, onconnect)
         return create_engine(self, params, function (engine)
             for _ in engine:select("PRAGMA busy_timeout = 5000") do end
+            engine.conn:rollback()
+            engine.conn:autocommit(true)
+            engine:execute("BEGIN IMMEDIATE")
+            engine.conn:autocommit(false)
             return onconnect(engine)
         end)
     end

@@ -237,6 +237,48 @@ fn registrations_use_up_their_invites_while_others_are_made(release: Release) {
     assert_eq!(failed, 0, "of {REGISTRATIONS} registrations");
 }
 
+/// Prosody 0.12 looks for its table before it makes an index for it. A commit of ours between the two would leave it with a
+/// transaction that fails for ever.
+#[test]
+fn an_invite_that_is_made_while_prosody_012_opens_the_file_does_not_upset_it() {
+    if !Release::OfThisMachine.is_there() {
+        return;
+    }
+    let mut site = Site::new(Release::OfThisMachine);
+    let key = create_key(&site.db(), "example.com");
+    let in_between = format!(
+        r#"run_as_root = true
+local util_sql = require "util.sql"
+local create_engine = util_sql.create_engine
+function util_sql.create_engine(...)
+    local engine = create_engine(...)
+    local create_index = engine._create_index
+    function engine:_create_index(index)
+        if index.name == "prosody_index" then
+            os.execute("{PROGRAM} invite example.com --db {} & sleep 1")
+        end
+        return create_index(self, index)
+    end
+    return engine
+end
+"#,
+        site.db().display()
+    );
+    site.changes.push(("run_as_root = true\n", in_between));
+    let prosody = Prosody::start(&site);
+    // It opens the file when it looks for the first token.
+    assert_refused(&prosody.client().preauth("no-such-token"), "forbidden");
+    let deadline = Instant::now() + PATIENCE;
+    while column::<i64>(&site, "SELECT count(*) FROM invited_invite WHERE source <> ?1", "") < 1 {
+        assert!(Instant::now() < deadline, "no invite was made meanwhile");
+        sleep(Duration::from_millis(20));
+    }
+    let server = Server::start(&site.db());
+    invite_and_use(&server, &key, &prosody, &site, "ada");
+    let log = prosody.log();
+    assert!(!log.contains("database is locked") && !log.contains("commit failed"), "{log}");
+}
+
 /// What these tests run with is what the README says to paste.
 #[test]
 fn the_readme_shows_the_very_lines_that_these_tests_run_with() {
