@@ -428,16 +428,21 @@ pub fn logo(bytes: &[u8]) {
 fn harmless(svg: &str) {
     use quick_xml::Reader;
     use quick_xml::events::Event;
+    // The reader takes more for a name than XML does.
+    let is_name =
+        |name: &str| !name.contains(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !":-_.".contains(c));
     let mut reader = Reader::from_str(svg);
     loop {
         match reader.read_event() {
             Ok(Event::Start(start) | Event::Empty(start)) => {
+                if !is_name(start.name().into_inner()) {
+                    return;
+                }
                 let name = start.local_name().into_inner().to_ascii_lowercase();
                 assert!(!["script", "foreignobject", "iframe"].contains(&name.as_str()), "{name} gets through");
                 for attribute in start.attributes().map_while(Result::ok) {
                     let name = attribute.key.local_name().into_inner().to_ascii_lowercase();
-                    // The reader takes more for a name than XML does.
-                    if name.contains(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
+                    if !is_name(&name) {
                         return;
                     }
                     assert!(!name.starts_with("on"), "{name} gets through");
