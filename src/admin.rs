@@ -6,7 +6,6 @@ use crate::error::Result;
 use crate::http::{Answer, Response};
 use crate::metrics::Text;
 use crate::routes::App;
-use crate::store::Store;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -26,11 +25,12 @@ pub fn health(app: &App) -> Answer {
 }
 
 /// `GET /metrics`.
-pub fn metrics(app: &App, store: &Store) -> Result<Answer> {
+pub fn metrics(app: &App) -> Result<Answer> {
     let mut text = Text::default();
     let name = text.family("invited_build_info", "gauge", "The version of this program, as a label.");
     text.sample(name, &[("version", &env!("CARGO_PKG_VERSION"))], &1);
     app.metrics.write(&mut text);
+    let store = app.readers.take();
     let tallies = store.tallies()?;
     let name = text.family("invited_invites_made_total", "counter", "Invites made, whoever made them.");
     for tally in &tallies {

@@ -14,7 +14,7 @@ use crate::invite::{Allow, Wish};
 use crate::json;
 use crate::key::{self, Digest, Presented};
 use crate::page::Pages;
-use crate::store::{Store, Writer};
+use crate::store::{Readers, Writer};
 use body::BadBody;
 
 pub use invites::{list, one, revoke};
@@ -50,7 +50,7 @@ impl Key {
 /// The key of a request, or the word for why it has no good one. The answer to the client is the same for all of these.
 ///
 /// A header `Authorization` that is there decides alone; only without one the query's `key` counts.
-pub fn authenticate(store: &Store, request: &Request, now: i64) -> Result<std::result::Result<Key, &'static str>> {
+pub fn authenticate(readers: &Readers, request: &Request, now: i64) -> Result<std::result::Result<Key, &'static str>> {
     let text = match request.header("authorization") {
         Some(value) => match bearer(value) {
             Some(token) => token.to_owned(),
@@ -64,7 +64,7 @@ pub fn authenticate(store: &Store, request: &Request, now: i64) -> Result<std::r
     let Some(presented) = Presented::parse(&text) else {
         return Ok(Err("key-malformed"));
     };
-    let Some(check) = store.key_check(&presented.id)? else {
+    let Some(check) = readers.take().key_check(&presented.id)? else {
         return Ok(Err("key-unknown"));
     };
     if !check.digest.matches(&presented.digest) {
@@ -102,8 +102,15 @@ enum Made {
 ///
 /// 201 with `Location`; 303 where the query has a pair `redirect` that is not `false`, `0` or `no`. A `POST` says in its
 /// body what it wants and gets the invite as JSON if it likes.
-pub fn create(pages: &Pages, store: &Store, writer: &Writer, request: &Request, key: &Key, now: i64) -> Result<Answer> {
-    let settings = HostSettings::read(store, &key.host)?;
+pub fn create(
+    pages: &Pages,
+    readers: &Readers,
+    writer: &Writer,
+    request: &Request,
+    key: &Key,
+    now: i64,
+) -> Result<Answer> {
+    let settings = HostSettings::read(&readers.take(), &key.host)?;
     let wish = match read_wish(request, &settings) {
         Ok(wish) => wish,
         Err(bad) => return Ok(bad_body(pages, request, &bad)),
@@ -115,11 +122,11 @@ pub fn create(pages: &Pages, store: &Store, writer: &Writer, request: &Request, 
         Ok(name) => name.map(|name| (name, request_digest(request))),
         Err(why) => return Ok(problem(pages, request, 400, "bad-field", why, Some("Idempotency-Key"))),
     };
-    let prepared = Prepared::new(store, &settings, &key.host, wish, &key.source(), now)?;
+    let prepared = Prepared::new(&readers.take(), &settings, &key.host, wish, &key.source(), now)?;
     let (token, url) = (prepared.invite.token.clone(), prepared.url.clone());
     match write(writer, key, prepared, repeatable, now)? {
-        Made::New => created(store, &settings, request, &token, Some(url), now, "created"),
-        Made::Before(token) => created(store, &settings, request, &token, None, now, "repeated"),
+        Made::New => created(readers, &settings, request, &token, Some(url), now, "created"),
+        Made::Before(token) => created(readers, &settings, request, &token, None, now, "repeated"),
         Made::NoKey => Ok(refuse(pages, request, "key-unknown")),
         Made::AnotherRequest => {
             let why = "this Idempotency-Key came with another request before";
@@ -165,7 +172,7 @@ fn write(
 }
 
 fn created(
-    store: &Store,
+    readers: &Readers,
     settings: &HostSettings,
     request: &Request,
     token: &str,
@@ -178,6 +185,7 @@ fn created(
     let url = match url {
         Some(url) if redirect || !with_body => url,
         _ => {
+            let store = readers.take();
             let found = store.invite(token)?;
             let invite = found.ok_or_else(|| Error::internal("an invite that was just written is not there"))?;
             let (uri, url) = addresses(settings, &invite)?;

@@ -29,18 +29,23 @@ pub fn terminal(text: &str) -> Result<String> {
     Ok(out)
 }
 
-/// A QR code for a page: its size in modules with the margin, and the path of its dark modules for an SVG.
+/// A QR code for a page: its size in modules with the margin, and for an SVG the path that draws its dark modules with a line
+/// as wide as one, its middle half a module below the numbers.
 pub fn svg(text: &str) -> Result<(i32, String)> {
     let code = encode(text)?;
-    let mut path = String::new();
+    let numbers: Vec<String> = (0..=code.size() + MARGIN).map(|number| number.to_string()).collect();
+    let mut path = String::with_capacity(4096);
     for y in 0..code.size() {
-        let mut x = 0;
+        path.extend(["M0 ", &numbers[(y + MARGIN) as usize]]);
+        // Where the line is, and where the next dark module may be.
+        let (mut end, mut x) = (-MARGIN, 0);
         while x < code.size() {
-            let dark = (x..code.size()).take_while(|x| code.get_module(*x, y)).count() as i32;
+            let dark = (x..code.size()).take_while(|x| code.get_module(*x, y)).count();
             if dark > 0 {
-                path.push_str(&format!("M{} {}h{dark}v1h-{dark}z", x + MARGIN, y + MARGIN));
+                path.extend(["m", &numbers[(x - end) as usize], " 0h", &numbers[dark]]);
+                end = x + dark as i32;
             }
-            x += dark.max(1);
+            x += (dark as i32).max(1);
         }
     }
     Ok((code.size() + 2 * MARGIN, path))

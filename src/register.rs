@@ -18,7 +18,7 @@ use crate::key::Digest;
 use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
-use crate::store::{Claimed, Outcome, State, Store, Writer};
+use crate::store::{Claimed, Outcome, Readers, State, Writer};
 use crate::user::{Password, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
@@ -148,7 +148,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         }
         // The invite may have been used for it.
         Err(problem) if problem.word == "lost" => show(visit, &input, &found, &rules, vec![problem]),
-        Err(problem) => match visit.store.invite(&found.token)?.map(|invite| invite.state(visit.now)) {
+        Err(problem) => match visit.readers.take().invite(&found.token)?.map(|invite| invite.state(visit.now)) {
             Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
             // Whatever the server made of it, this is why.
             Some(ended) => Ok(refuse(visit, &Missing::Ended(ended, Box::new(found.look)))),
@@ -196,7 +196,7 @@ fn register(
 ) -> Result<std::result::Result<Option<String>, Problem>> {
     let values = [("name", username.as_str())];
     let now = visit.now;
-    let claim = match claim(visit.store, writer, found, username)? {
+    let claim = match claim(visit.readers, writer, found, username)? {
         Claimed::Done(claim) => claim,
         Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
         Claimed::NameReserved => {
@@ -250,7 +250,7 @@ fn register(
 
 /// Begins the registration. Where as many are under way as the invite has uses left, the first of them is waited for: it may
 /// fail, or be counted already.
-fn claim(store: &Store, writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
+fn claim(readers: &Readers, writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
     let deadline = Instant::now() + IN_USE;
     loop {
         // The request itself may be some seconds old.
@@ -258,7 +258,7 @@ fn claim(store: &Store, writer: &Writer, found: &Found, username: &Username) -> 
         match writer.write(move |tx| tx.claim(&invite, &name, now))? {
             // Only looking takes no lock.
             Claimed::InUse if Instant::now() < deadline => {
-                while Instant::now() < deadline && !store.may_claim(&found.token)? {
+                while Instant::now() < deadline && !readers.take().may_claim(&found.token)? {
                     thread::sleep(Duration::from_millis(50));
                 }
             }

@@ -13,13 +13,15 @@ use crate::limit::{Limiter, What};
 use crate::metrics::Metrics;
 use crate::page::{self, Pages, Visit};
 use crate::register::{self, Desk};
-use crate::store::{Store, Writer};
+use crate::store::{Readers, Writer};
 use crate::views::Views;
 
 /// What all requests share.
 pub struct App {
     /// The templates.
     pub pages: Pages,
+    /// The way to read.
+    pub readers: Readers,
     /// The way to write.
     pub writer: Writer,
     /// What guests looked at.
@@ -32,20 +34,18 @@ pub struct App {
     pub desk: Desk,
 }
 
-/// Answers one request. `store` is the caller's own connection, for reading; `now` is in Unix seconds.
-pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
+/// Answers one request. `now` is in Unix seconds.
+pub fn answer(app: &App, request: &Request, now: i64) -> Answer {
     let pages = &app.pages;
     if request.header(DOOR).is_some() {
         return match (request.method.as_str(), request.path.as_str()) {
             ("GET" | "HEAD", "/healthz") => admin::health(app),
-            ("GET" | "HEAD", "/metrics") => {
-                admin::metrics(app, store).unwrap_or_else(|error| failed(pages, request, &error))
-            }
+            ("GET" | "HEAD", "/metrics") => admin::metrics(app).unwrap_or_else(|error| failed(pages, request, &error)),
             _ => nothing_here(pages, request),
         };
     }
     // A file that was moved or replaced while it is open has answers to nothing.
-    let answer = store.check_place().and_then(|()| route(app, store, request, now));
+    let answer = app.readers.check_place().and_then(|()| route(app, request, now));
     let answer = answer.unwrap_or_else(|error| failed(pages, request, &error));
     if request.path == "/invites_api" || request.path.starts_with("/invites_api/") {
         return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
@@ -53,49 +53,49 @@ pub fn answer(app: &App, store: &Store, request: &Request, now: i64) -> Answer {
     answer
 }
 
-fn route(app: &App, store: &Store, request: &Request, now: i64) -> Result<Answer> {
+fn route(app: &App, request: &Request, now: i64) -> Result<Answer> {
     let pages = &app.pages;
     match (request.method.as_str(), request.path.as_str()) {
         ("GET" | "HEAD", "/") => Ok(page::home(pages, request)),
         ("GET" | "HEAD", "/favicon.ico") => Ok(page::assets::favicon()),
         ("GET" | "HEAD", "/robots.txt") => Ok(page::assets::robots()),
-        ("GET" | "HEAD", "/invite") => page::invite(&visit(app, store, request, now)),
+        ("GET" | "HEAD", "/invite") => page::invite(&visit(app, request, now)),
         ("GET" | "HEAD", "/invite/card.png") => Ok(page::assets::card()),
-        ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, store, request, path, now),
-        ("GET" | "HEAD", "/register") => register::form(&visit(app, store, request, now)),
-        ("POST", "/register") => register::submit(&visit(app, store, request, now), &app.writer, &app.desk),
+        ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, request, path, now),
+        ("GET" | "HEAD", "/register") => register::form(&visit(app, request, now)),
+        ("POST", "/register") => register::submit(&visit(app, request, now), &app.writer, &app.desk),
         (_, "/register") => Ok(method(pages, request, "GET, HEAD, POST", "There is a form here.")),
         (_, "/invite") => Ok(method(pages, request, "GET, HEAD", "This page can only be looked at.")),
-        (_, "/invites_api") => answer_api(app, store, request, now),
-        (_, path) if path.starts_with("/invites_api/") => answer_api(app, store, request, now),
+        (_, "/invites_api") => answer_api(app, request, now),
+        (_, path) if path.starts_with("/invites_api/") => answer_api(app, request, now),
         _ => Ok(nothing_here(pages, request)),
     }
 }
 
-fn visit<'a>(app: &'a App, store: &'a Store, request: &'a Request, now: i64) -> Visit<'a> {
-    Visit { pages: &app.pages, store, views: &app.views, limiter: &app.limiter, request, now }
+fn visit<'a>(app: &'a App, request: &'a Request, now: i64) -> Visit<'a> {
+    Visit { pages: &app.pages, readers: &app.readers, views: &app.views, limiter: &app.limiter, request, now }
 }
 
 /// The addresses below `/invite/`.
-fn answer_invite(app: &App, store: &Store, request: &Request, path: &str, now: i64) -> Result<Answer> {
+fn answer_invite(app: &App, request: &Request, path: &str, now: i64) -> Result<Answer> {
     if let Some(id) = path.strip_prefix("/invite/setup/") {
-        return page::setup(&visit(app, store, request, now), id);
+        return page::setup(&visit(app, request, now), id);
     }
     if let Some(rest) = path.strip_prefix("/invite/get/") {
-        return page::get(&visit(app, store, request, now), rest);
+        return page::get(&visit(app, request, now), rest);
     }
     match path.strip_prefix("/invite/logo/") {
-        Some(host) => page::logo(&app.pages, store, request, host),
+        Some(host) => page::logo(&app.pages, &app.readers, request, host),
         None => Ok(nothing_here(&app.pages, request)),
     }
 }
 
 /// The addresses below `/invites_api`. All but the description need a key, which is looked at before anything else.
-fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<Answer> {
-    let pages = &app.pages;
+fn answer_api(app: &App, request: &Request, now: i64) -> Result<Answer> {
+    let (pages, readers) = (&app.pages, &app.readers);
     let token =
         request.path.strip_prefix("/invites_api/invites/").filter(|token| !token.is_empty() && !token.contains('/'));
-    let with_key = |handler: &dyn Fn(&Key) -> Result<Answer>| match api::authenticate(store, request, now)? {
+    let with_key = |handler: &dyn Fn(&Key) -> Result<Answer>| match api::authenticate(readers, request, now)? {
         Ok(key) => {
             let answer = handler(&key)?;
             Ok(Answer { key: answer.key.or(Some(key.id().to_owned())), ..answer })
@@ -104,10 +104,10 @@ fn answer_api(app: &App, store: &Store, request: &Request, now: i64) -> Result<A
     };
     match (request.method.as_str(), request.path.as_str(), token) {
         ("GET" | "POST", "/invites_api", _) => {
-            with_key(&|key| api::create(pages, store, &app.writer, request, key, now))
+            with_key(&|key| api::create(pages, readers, &app.writer, request, key, now))
         }
-        ("GET", "/invites_api/invites", _) => with_key(&|key| api::list(pages, store, request, key, now)),
-        ("GET", _, Some(token)) => with_key(&|key| api::one(pages, store, request, key, token, now)),
+        ("GET", "/invites_api/invites", _) => with_key(&|key| api::list(pages, &readers.take(), request, key, now)),
+        ("GET", _, Some(token)) => with_key(&|key| api::one(pages, &readers.take(), request, key, token, now)),
         ("DELETE", _, Some(token)) => with_key(&|key| api::revoke(pages, &app.writer, request, key, token, now)),
         ("GET", "/invites_api/openapi.json", _) => Ok(api::openapi()),
         ("OPTIONS", "/invites_api" | "/invites_api/invites" | "/invites_api/openapi.json", _)

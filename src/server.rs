@@ -20,12 +20,11 @@ use crate::http::{Answer, Request};
 use crate::log::{self, Level};
 use crate::random;
 use crate::routes::{self, App};
-use crate::store::Store;
 use crate::thread::spawn;
 
 /// Workers, and hence requests that are answered at the same time. They mostly wait for the disk, so that more of them than
 /// processors let more invites share a sync.
-pub const WORKERS: usize = 16;
+pub const WORKERS: usize = 32;
 
 /// The stack of a worker, in bytes.
 const STACK: usize = 512 * 1024;
@@ -86,19 +85,19 @@ impl Drop for PrivateFolder {
     }
 }
 
-/// Starts the loop on the socket and its workers, each with a connection of its own for reading.
+/// Starts the loop on the socket and its workers.
 ///
 /// Should the loop ever end, the process ends with exit code 1, for its supervisor to start it again: deaf is worse than dead.
-pub fn start(socket: &Path, app: App, store: &Store, workers: usize) -> Result<()> {
+pub fn start(socket: &Path, app: App, workers: usize) -> Result<()> {
     let server = Server::http_unix(socket)
         .map_err(|error| Error::internal(format!("cannot listen on {}: {error}", socket.display())))?;
     let server = Arc::new(server);
     let app = Arc::new(app);
     for number in 0..workers {
-        let (server, app, store) = (Arc::clone(&server), Arc::clone(&app), store.another()?);
+        let (server, app) = (Arc::clone(&server), Arc::clone(&app));
         spawn(&format!("worker {number}"), STACK, move || {
             while let Ok(request) = server.recv() {
-                serve(&app, &store, request);
+                serve(&app, request);
             }
             log::event(Level::Error, &[("event", &"loop-ended")]);
             std::process::exit(1);
@@ -107,7 +106,7 @@ pub fn start(socket: &Path, app: App, store: &Store, workers: usize) -> Result<(
     Ok(())
 }
 
-fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
+fn serve(app: &App, mut incoming: tiny_http::Request) {
     // The gate asks this once for each connection that it opens, to see that it is served.
     if incoming.url() == "*" {
         let _ = incoming.respond(tiny_http::Response::empty(204));
@@ -119,7 +118,7 @@ fn serve(app: &App, store: &Store, mut incoming: tiny_http::Request) {
     let mut request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
     // The gate has bounded the body. It is read even where nobody wants it, or it would be taken for the next request.
     let _ = incoming.as_reader().read_to_end(&mut request.body);
-    let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, store, &request, log::now())))
+    let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());
     let took = start.elapsed();
     app.metrics.answered(routes::endpoint(&request, &answer), answer.response.status, answer.reason, took);

@@ -19,6 +19,7 @@ mod key;
 mod place;
 mod prosody;
 mod prune;
+mod readers;
 mod watch;
 mod writer;
 
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
 use crate::error::{Error, Kind, Result};
@@ -43,6 +45,7 @@ pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
 pub use place::open_file;
+pub use readers::Readers;
 pub use writer::Writer;
 
 /// How long a connection of ours waits for another process's lock.
@@ -141,6 +144,8 @@ impl Store {
         let connect = || -> Result<Connection> {
             let conn = Connection::open_with_flags(path, flags)?;
             conn.busy_timeout(BUSY_TIMEOUT)?;
+            // Prepared statements stay as they are, rather than being planned anew for each value.
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
             if mode != "wal" {
                 let mode = use_wal(&conn)?;
@@ -226,7 +231,8 @@ impl Store {
 
     /// All settings of a host that are set, by name.
     pub fn settings(&self, host: &Host) -> Result<Vec<(String, String)>> {
-        let mut query = self.conn.prepare("SELECT name, value FROM invited_setting WHERE host = ?1 ORDER BY name")?;
+        let mut query =
+            self.conn.prepare_cached("SELECT name, value FROM invited_setting WHERE host = ?1 ORDER BY name")?;
         let rows = query.query_map([host.name()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }

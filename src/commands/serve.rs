@@ -26,13 +26,16 @@ use crate::page::Pages;
 use crate::register::Desk;
 use crate::routes::App;
 use crate::server::{self, PrivateFolder};
-use crate::store::{KeyLimits, Store, Writer};
+use crate::store::{KeyLimits, Readers, Store, Writer};
 use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
 use crate::views::Views;
 
 /// The most workers that may wait for a lock, or for the XMPP server: the others are left for everybody else.
-const MOST: usize = server::WORKERS - 4;
+const MOST: usize = server::WORKERS - 8;
+
+/// The connections on which requests read: more than processors would be of no use.
+const READERS: usize = 4;
 
 /// The access mode of Unix sockets unless told otherwise: for the proxy's group.
 const SOCKET_MODE: u32 = 0o660;
@@ -125,9 +128,16 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Error {
 }
 
 /// What all requests share.
-fn app(writer: &Writer, views: &Arc<Views>, metrics: &Arc<Metrics>, trust_proxy: bool) -> Result<App> {
+fn app(
+    readers: Readers,
+    writer: &Writer,
+    views: &Arc<Views>,
+    metrics: &Arc<Metrics>,
+    trust_proxy: bool,
+) -> Result<App> {
     Ok(App {
         pages: Pages::load()?,
+        readers,
         writer: writer.clone(),
         views: Arc::clone(views),
         limiter: Limiter::new(Clients { trust_proxy }),
@@ -143,7 +153,7 @@ fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()
     harden::restrict(store.path(), folder.path(), &[])?;
     let writer = Writer::start(store.another()?, MOST)?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app(&writer, &views, &metrics, trust_proxy)?, store, 1)?;
+    server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy)?, 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
     gate::run_one(connection, upstream, &metrics, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
     write_views(&writer, &views);
@@ -177,7 +187,11 @@ fn serve(
     keep_house(store.another()?)?;
     watch(store.another()?, wake)?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app(&writer, &views, &metrics, options.trust_proxy)?, store, server::WORKERS)?;
+    server::start(
+        &socket,
+        app(Readers::open(store, READERS)?, &writer, &views, &metrics, options.trust_proxy)?,
+        server::WORKERS,
+    )?;
     let unreachable = failed("cannot reach the loop of workers");
     let upstream = Upstream::open(socket.clone(), server::WORKERS).map_err(&unreachable)?;
     if let Some(pause) = supervise::watchdog() {

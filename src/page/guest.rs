@@ -15,7 +15,7 @@ use crate::http::{Answer, Request, Response};
 use crate::invite::{Kind, escape};
 use crate::limit::{Limiter, What};
 use crate::qr;
-use crate::store::{InviteRow, State, Store};
+use crate::store::{InviteRow, Readers, State};
 use crate::views::Views;
 
 /// A request of a guest, with all that it takes to answer it.
@@ -23,7 +23,7 @@ pub struct Visit<'a> {
     /// Templates, texts and apps.
     pub pages: &'a Pages,
     /// For reading.
-    pub store: &'a Store,
+    pub readers: &'a Readers,
     /// Where it is counted.
     pub views: &'a Views,
     /// Who tried too many tokens.
@@ -167,9 +167,9 @@ pub fn get(visit: &Visit, path: &str) -> Result<Answer> {
 }
 
 /// `GET /invite/logo/HOST`.
-pub fn logo(pages: &Pages, store: &Store, request: &Request, host: &str) -> Result<Answer> {
+pub fn logo(pages: &Pages, readers: &Readers, request: &Request, host: &str) -> Result<Answer> {
     let value = match Host::parse(host) {
-        Ok(host) => store.setting(&host, "logo")?,
+        Ok(host) => readers.take().setting(&host, "logo")?,
         Err(_) => None,
     };
     match value.as_deref().and_then(assets::read_logo) {
@@ -266,19 +266,21 @@ pub fn look_up(visit: &Visit, token: Option<&str>) -> Result<std::result::Result
 
 /// The invite with this token, pending or not. Counts the tries of each client.
 pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Result<Found, Missing>> {
-    let Visit { pages, store, limiter, request, now, .. } = *visit;
+    let Visit { pages, readers, limiter, request, now, .. } = *visit;
     let Some(token) = token else {
         return Ok(Err(Missing::NoToken));
     };
     if let Some(seconds) = limiter.wait_secs(What::Token, request, now) {
         return Ok(Err(Missing::Limit(seconds)));
     }
+    let store = readers.take();
     let Some(invite) = store.invite(token)? else {
         limiter.strike(What::Token, request, now);
         return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;
     let settings = store.settings(&host)?;
+    drop(store);
     let look = Look::of(&settings, &host, &pages.apps);
     let (uri, url) = addresses(&HostSettings::of(&settings), &invite)?;
     Ok(Ok(Found { token: token.to_owned(), invite, host, settings, look, uri, url }))
@@ -338,17 +340,16 @@ fn needs_phone(apps: &[Arc<App>], platform: &str, kind: Kind) -> bool {
 
 /// The apps for this platform, and those for the others by platform.
 pub fn groups(apps: &[Arc<App>], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
-    let mine = here.and_then(|platform| group(apps, platform));
+    let shown: Vec<(&App, Value)> = apps.iter().map(|app| (&**app, show(app))).collect();
+    let group = |platform: &str| {
+        let fitting = shown.iter().filter(|(app, _)| app.platforms.iter().any(|word| word == platform));
+        let fitting: Vec<Value> = fitting.map(|(_, value)| value.clone()).collect();
+        (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
+    };
+    let mine = here.and_then(group);
     let rest = PLATFORMS.iter().filter(|platform| mine.is_none() || Some(**platform) != here);
-    let others = rest.filter_map(|platform| group(apps, platform)).collect();
+    let others = rest.filter_map(|platform| group(platform)).collect();
     (mine, others)
-}
-
-/// The apps for a platform; none if there are none.
-fn group(apps: &[Arc<App>], platform: &str) -> Option<Value> {
-    let fitting: Vec<Value> =
-        apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform)).map(|app| show(app)).collect();
-    (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
 }
 
 /// What templates show of an app.

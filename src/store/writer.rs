@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::ErrorCode;
 
 use super::{BUSY_TIMEOUT, Store, Tx};
 use crate::error::{Error, Kind, Result};
@@ -127,12 +127,12 @@ fn run_job<T: Send + 'static>(
     }
 }
 
-fn run(mut store: Store, jobs: &Receiver<Job>, mut lock: Lock, pages: &AtomicI32, checkpoint: &Checkpointer) {
+fn run(store: Store, jobs: &Receiver<Job>, mut lock: Lock, pages: &AtomicI32, checkpoint: &Checkpointer) {
     let mut unsynced = false;
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
         let mut replies = Vec::new();
-        let safe = commit(&mut store, &mut lock, batch, jobs, &mut replies).and_then(|()| {
+        let safe = commit(&store, &mut lock, batch, jobs, &mut replies).and_then(|()| {
             // The system tells of a failed sync only once, and takes the next for done. What it may have lost is then
             // copied into the database, which is synced with it.
             if unsynced {
@@ -153,21 +153,25 @@ fn run(mut store: Store, jobs: &Receiver<Job>, mut lock: Lock, pages: &AtomicI32
 
 /// Runs the jobs in one transaction, which is over when this returns. If there is none, those that have queued up since fail too.
 fn commit(
-    store: &mut Store,
+    store: &Store,
     lock: &mut Lock,
     batch: Vec<Job>,
     jobs: &Receiver<Job>,
     replies: &mut Vec<Reply>,
 ) -> Result<()> {
     let shared = batch.len() > 1;
+    let execute = |sql| -> Result<()> { Ok(store.conn.prepare_cached(sql)?.execute([]).map(|_| ())?) };
     match lock.take(store) {
-        Ok(tx) => {
-            replies.extend(batch.into_iter().map(|job| job(Ok((&Tx { conn: &tx }, shared)))));
+        Ok(()) => {
+            replies.extend(batch.into_iter().map(|job| job(Ok((&Tx { conn: &store.conn }, shared)))));
             // A job that has the transaction to itself needs no savepoint: what it wrote goes with the transaction.
-            if !shared && replies.iter().any(|reply| reply.failed) {
-                return Ok(tx.rollback()?);
+            let is_kept = shared || replies.iter().all(|reply| !reply.failed);
+            let kept = if is_kept { execute("COMMIT") } else { Ok(()) };
+            if !store.conn.is_autocommit() {
+                // What could not be written must not be written later, with what comes then.
+                execute("ROLLBACK")?;
             }
-            Ok(tx.commit()?)
+            kept
         }
         Err(error) => {
             replies.extend(batch.into_iter().chain(jobs.try_iter()).map(|job| job(Err(error.clone()))));
@@ -185,18 +189,18 @@ struct Lock {
 }
 
 impl Lock {
-    fn take<'a>(&mut self, store: &'a Store) -> Result<Transaction<'a>> {
+    /// Begins a transaction with the lock.
+    fn take(&mut self, store: &Store) -> Result<()> {
         let start = Instant::now();
         let crowded_wait = if self.failed { LOCKED_WAIT } else { CROWDED_WAIT };
         loop {
-            // Unchecked, since this connection has no other transaction; the borrow of the checked one outlives a failed try.
-            let taken = Transaction::new_unchecked(&store.conn, TransactionBehavior::Immediate);
+            let taken = store.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
             let is_locked = matches!(&taken, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
             let is_crowd = self.waiting.load(Ordering::Relaxed) >= self.crowd;
             let wait = if is_crowd { crowded_wait } else { BUSY_TIMEOUT };
             if !is_locked || start.elapsed() >= wait {
                 self.failed = is_locked;
-                return Ok(taken?);
+                return Ok(taken.map(|_| ())?);
             }
         }
     }

@@ -30,7 +30,7 @@ mod src {
     pub mod server;
     pub mod thread;
 }
-use pool::{routes, store};
+use pool::routes;
 use src::{client, error, gate, http, limit, log, metrics, random, secret, server, thread};
 
 mod disk;

@@ -17,7 +17,6 @@ pub mod routes {
     use crate::limit::Limiter;
     use crate::metrics::Metrics;
     use crate::random;
-    use crate::store::Store;
 
     pub struct App {
         pub metrics: Arc<Metrics>,
@@ -34,7 +33,7 @@ pub mod routes {
         "/invites_api"
     }
 
-    pub fn answer(_: &App, _: &Store, _: &Request, _: i64) -> Answer {
+    pub fn answer(_: &App, _: &Request, _: i64) -> Answer {
         let token = random::base64url::<12>().expect("random bytes");
         let response = Response::new(201)
             .with("Location", format!("https://example.com/invite?{token}"))
@@ -52,19 +51,6 @@ pub mod routes {
     }
 }
 
-/// In place of the program's own store.
-pub mod store {
-    use crate::error::Result;
-
-    pub struct Store;
-
-    impl Store {
-        pub fn another(&self) -> Result<Store> {
-            Ok(Store)
-        }
-    }
-}
-
 /// Serves on the gate and the pool until it is killed.
 pub fn serve(addr: SocketAddr) {
     gate::raise_file_limit();
@@ -72,7 +58,7 @@ pub fn serve(addr: SocketAddr) {
     let socket = folder.path().join(server::SOCKET);
     let app = routes::App::new();
     let metrics = app.metrics.clone();
-    server::start(&socket, app, &store::Store, server::WORKERS).expect("a pool");
+    server::start(&socket, app, server::WORKERS).expect("a pool");
     let upstream = Upstream::open(socket, server::WORKERS).expect("connections to the pool");
     let listener = Listener::tcp(addr, Door::Guests).expect("a free address");
     let (stop, _stopper) = UnixStream::pair().expect("a socket");
