@@ -24,7 +24,7 @@ use crate::thread::spawn;
 
 /// Workers, and hence requests that are answered at the same time. They mostly wait for the disk, so that more of them than
 /// processors let more invites share a sync.
-pub const WORKERS: usize = 32;
+pub const WORKERS: usize = 24;
 
 /// The stack of a worker, in bytes.
 const STACK: usize = 512 * 1024;

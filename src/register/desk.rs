@@ -14,7 +14,7 @@ const REMEMBER: Duration = Duration::from_secs(600);
 const REMEMBERED: usize = 256;
 
 /// The most places that one invite may take, so that whoever has one can't take them all.
-const OF_ONE_INVITE: usize = 12;
+const OF_ONE_INVITE: usize = 8;
 
 /// The registrations of this process.
 pub struct Desk {

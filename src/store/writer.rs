@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
@@ -29,6 +30,10 @@ const CHECKPOINT_PAGES: i32 = 4096;
 /// How long the lock is waited for while callers crowd, and how long from then on, until it was had once.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
 const LOCKED_WAIT: Duration = Duration::from_millis(100);
+
+/// How often the lock is asked for. SQLite itself would wait longer from time to time, up to 100 ms, and so miss the short
+/// pauses of housekeeping.
+const LOCK_POLL: Duration = Duration::from_millis(1);
 
 /// A job as it is queued. It is given the transaction and whether others share it, or why there is none.
 type Job = Box<dyn FnOnce(Result<(&Tx, bool)>) -> Reply + Send>;
@@ -58,7 +63,7 @@ impl Writer {
         let (queue, jobs) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         // The lock is asked for again and again, see below.
-        store.conn.busy_timeout(LOCKED_WAIT)?;
+        store.conn.busy_timeout(Duration::ZERO)?;
         let pages = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&pages);
         // This replaces SQLite's own automatic checkpoint, which would make requests wait.
@@ -202,6 +207,7 @@ impl Lock {
                 self.failed = is_locked;
                 return Ok(taken.map(|_| ())?);
             }
+            thread::sleep(LOCK_POLL);
         }
     }
 }

@@ -22,10 +22,10 @@ with_both_releases! {
 }
 
 /// How many registrations go on at a time, as the README says.
-const AT_A_TIME: usize = 24;
+const AT_A_TIME: usize = 16;
 
 /// How many of them with one invite.
-const OF_ONE_INVITE: usize = 12;
+const OF_ONE_INVITE: usize = 8;
 
 /// How a server begins.
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
