@@ -120,7 +120,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         Some(option) => return Err(wrong(option.unexpected())),
     };
     let (help, takes) = match name.as_str() {
-        "help" => return Ok(Command::Help(help::OVERVIEW.to_owned())),
+        "help" => {
+            return match parser.next().map_err(wrong)? {
+                Some(Value(name)) => parse([name, "--help".into()], None),
+                Some(option @ (Short(_) | Long(_))) => Err(wrong(option.unexpected())),
+                None => Ok(Command::Help(help::OVERVIEW.to_owned())),
+            };
+        }
         "create" => (help::CREATE.to_owned(), &["db", "allow", "expires", "per-day"][..]),
         "list" => (help::LIST.to_owned(), &["db", "json"][..]),
         "delete" => (help::DELETE.to_owned(), &["db", "revoke-unused"][..]),
@@ -322,6 +328,9 @@ mod tests {
         for words in commands.iter().map(|command| vec![*command, "--help"]).chain([vec!["--help"]]) {
             let words = &words[..];
             let Ok(Command::Help(text)) = parse_words(words) else { panic!("{words:?}") };
+            if let [command, _] = words {
+                assert!(matches!(parse_words(&["help", command]), Ok(Command::Help(same)) if same == text));
+            }
             assert!(text.lines().count() <= 24, "{words:?}");
             assert!(text.lines().all(|line| line.chars().count() <= 100), "{words:?}");
         }
@@ -359,6 +368,9 @@ mod tests {
             (&["set", "a.example", "bogus", "x"], "url"),
             (&["set", "a.example", "url", "ftp://x"], "https://"),
             (&["try", "--db", "x"], "db"),
+            (&["help", "bogus"], "'bogus'"),
+            (&["create", "a.example", "--per-day", "99999999999"], "to 4294967295"),
+            (&["create", "a.example", "--expires", "11y"], "too long"),
             (&["setup"], "WHAT"),
             (&["setup", "bogus"], "nginx, caddy, apache"),
             (&["setup", "nginx"], "HOST"),

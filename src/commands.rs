@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::json;
 use crate::key::{self, NewKey};
 use crate::log;
+use crate::page::apps;
 use crate::settings::{self, FILE_MAX, Setting};
 use crate::store::{self, KeyLimits, Store};
 
@@ -46,7 +47,9 @@ pub fn run(command: Command) -> Result<()> {
             let pruned = Store::open(&db)?.prune(host.as_ref(), log::now())?;
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
-        Command::Import { db, source } => import::write(&import::read(&source)?, &source, &mut Store::create(&db)?),
+        Command::Import { db, source } => {
+            import::write(&import::read(&source, &db)?, &source, &mut Store::create(&db)?)
+        }
         Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { db, host, json } => doctor::doctor(&db, &host, json),
@@ -95,6 +98,9 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
             check(&bytes).map_err(cannot)?
         }
     };
+    if matches!(name, "apps-show" | "apps-hide") {
+        check_app_ids(store, host, name, &value)?;
+    }
     store.write(|tx| {
         tx.set(host, name, &value)?;
         match (name, value.as_str()) {
@@ -103,6 +109,20 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
             _ => Ok(()),
         }
     })
+}
+
+/// A typing error here would show guests what the admin did not mean.
+fn check_app_ids(store: &Store, host: &Host, name: &str, ids: &str) -> Result<()> {
+    let own = store.setting(host, "apps")?.and_then(|text| apps::read(&text).ok()).unwrap_or_default();
+    let known: Vec<String> = own.into_iter().chain(apps::embedded()).map(|app| app.id).collect();
+    let is_known = |id: &&str| *id == apps::WEB_CLIENT || known.iter().any(|known| known == id);
+    match ids.split(',').find(|id| !is_known(id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::usage(format!(
+            "'{id}' can't be in {name} of {host}: there is no such app (there are {}; further ones come with `invited set {host} apps FILE`)",
+            known.join(", ")
+        ))),
+    }
 }
 
 fn list(store: &Store, host: &Host, json: bool) -> Result<()> {

@@ -30,10 +30,17 @@ pub fn parse(text: &str) -> Result<i64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start_matches(' ');
-    let number: i64 = number.parse().map_err(|_| refuse())?;
     let (_, unit_secs) = UNITS.iter().find(|(names, _)| names.contains(&unit)).ok_or_else(refuse)?;
-    let seconds = number.checked_mul(*unit_secs).ok_or_else(refuse)?;
-    if (1..=LONGEST_SECS).contains(&seconds) { Ok(seconds) } else { Err(refuse()) }
+    if number.is_empty() {
+        return Err(refuse());
+    }
+    // Digits alone, so that it can only be too large.
+    let seconds = number.parse().ok().and_then(|number: i64| number.checked_mul(*unit_secs));
+    match seconds.filter(|seconds| *seconds <= LONGEST_SECS) {
+        Some(0) => Err(Error::usage(format!("'{text}' is too short (at least 1s)"))),
+        Some(seconds) => Ok(seconds),
+        None => Err(Error::usage(format!("'{text}' is too long (at most 10y)"))),
+    }
 }
 
 /// Seconds in their largest whole unit, two units at most: `6d 23h`.

@@ -66,6 +66,11 @@ impl Error {
         Error::new(Kind::Config, message)
     }
 
+    /// Worth another try later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Error::new(Kind::Unavailable, message)
+    }
+
     /// A failure that no other kind fits.
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(Kind::Internal, message)

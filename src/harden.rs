@@ -13,6 +13,7 @@ use landlock::{
 };
 
 use crate::error::{Error, Result};
+use crate::store::folder;
 
 /// What name resolution, time zones and certificates are read from.
 const SYSTEM: [&str; 6] = ["/etc", "/usr", "/lib", "/lib64", "/run", "/dev/null"];
@@ -20,7 +21,6 @@ const SYSTEM: [&str; 6] = ["/etc", "/usr", "/lib", "/lib64", "/run", "/dev/null"
 /// Restricts this process to the folder of the database, and to its own private folder. In `sockets`, files may be removed:
 /// those folders hold Unix sockets that go at the end. Returns how far the kernel goes along.
 pub fn restrict(db: &Path, private: &Path, sockets: &[PathBuf]) -> Result<&'static str> {
-    let folder = |path: &Path| path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     // Where the database is reached by a symbolic link, it is at the other end.
     let real = db.canonicalize().unwrap_or_else(|_| db.to_owned());
     let rules = || -> std::result::Result<RulesetStatus, RulesetError> {
@@ -30,12 +30,12 @@ pub fn restrict(db: &Path, private: &Path, sockets: &[PathBuf]) -> Result<&'stat
         for path in SYSTEM.iter().map(PathBuf::from).chain(certificates()) {
             rules = allow(rules, &path, read)?;
         }
-        for path in [folder(db), folder(&real), private.to_owned()] {
-            rules = allow(rules, &path, all)?;
+        for path in [folder(db), folder(&real), private] {
+            rules = allow(rules, path, all)?;
         }
-        rules = allow(rules, &folder(private), AccessFs::RemoveDir.into())?;
+        rules = allow(rules, folder(private), AccessFs::RemoveDir.into())?;
         for path in sockets {
-            rules = allow(rules, &folder(path), AccessFs::RemoveFile.into())?;
+            rules = allow(rules, folder(path), AccessFs::RemoveFile.into())?;
         }
         Ok(rules.restrict_self()?.ruleset)
     };

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::wire::{Certificate, Wire};
 
 /// The most bytes that a server may send for one answer, TLS included: a page is some 40 KB, with a logo and a style more.
@@ -109,11 +109,11 @@ impl<'a> Client<'a> {
         match outcome {
             // An answer that came before the connection broke off is one.
             Err(error) if parse(&bytes, method == "HEAD").is_none() => Err(match self.wire.is_over() {
-                true => unavailable("it does not answer in time"),
-                false => unavailable(error.to_string()),
+                true => Error::unavailable("it does not answer in time"),
+                false => Error::unavailable(error.to_string()),
             }),
             _ => parse(&bytes, method == "HEAD").ok_or_else(|| {
-                unavailable(if bytes.is_empty() {
+                Error::unavailable(if bytes.is_empty() {
                     "it closes the connection"
                 } else {
                     "it answers with something other than HTTP/1.1"
@@ -121,10 +121,6 @@ impl<'a> Client<'a> {
             }),
         }
     }
-}
-
-fn unavailable(message: impl Into<String>) -> Error {
-    Error::new(Kind::Unavailable, message)
 }
 
 /// Reads until the answer is whole, or the connection ends.

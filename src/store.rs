@@ -44,7 +44,7 @@ pub use claim::{Claimed, Outcome};
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
-pub use place::open_file;
+pub use place::{folder, open_file};
 pub use readers::Readers;
 pub use writer::Writer;
 
@@ -74,8 +74,7 @@ impl Store {
             Ok(file) => {
                 // The folder is synced so that a power cut can't take the file's name away from under answered invites.
                 drop(file);
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let folder = folder.unwrap_or(Path::new("."));
+                let folder = folder(path);
                 File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| {
                     Error::internal(format!("cannot sync the folder {}: {error}", folder.display()))
                 })?;
@@ -333,8 +332,7 @@ fn cannot_open(path: &Path, error: &io::Error) -> Error {
 
 /// `otherwise` is how to name another file.
 fn cannot_create(path: &Path, error: &io::Error, otherwise: &str) -> Error {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (path, folder) = (path.display(), folder.display());
+    let (path, folder) = (path.display(), folder(path).display());
     Error::new(
         Kind::CannotCreate,
         match error.kind() {

@@ -17,7 +17,7 @@ use rustls::{
     StreamOwned,
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::thread::spawn;
 
 /// A connection, plain or encrypted.
@@ -46,7 +46,7 @@ impl Wire {
                 Err(error) => last = Some(format!("{error} at {address}")),
             }
         }
-        Err(unavailable(last.unwrap_or_else(|| "the name has no address".to_owned())))
+        Err(Error::unavailable(last.unwrap_or_else(|| "the name has no address".to_owned())))
     }
 
     /// Whether the server is on this very machine.
@@ -60,15 +60,15 @@ impl Wire {
         let Wire::Plain(mut timed) = self else {
             return Err(Error::internal("TLS was started twice"));
         };
-        let failed = |error: rustls::Error| unavailable(format!("TLS failed: {error}"));
+        let failed = |error: rustls::Error| Error::unavailable(format!("TLS failed: {error}"));
         let mut config = if trust { checked()? } else { unchecked()? };
         config.alpn_protocols = vec![protocol.to_vec()];
         let name = server_name(name)?;
         let mut connection = ClientConnection::new(Arc::new(config), name).map_err(failed)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut timed).map_err(|error| match timed.is_over() {
-                true => unavailable("it does not answer in time"),
-                false => unavailable(format!("TLS failed: {error}")),
+                true => Error::unavailable("it does not answer in time"),
+                false => Error::unavailable(format!("TLS failed: {error}")),
             })?;
         }
         Ok(Wire::Tls(Box::new(StreamOwned::new(connection, timed))))
@@ -166,12 +166,8 @@ fn in_words(error: &rustls::Error) -> String {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>> {
-    ServerName::try_from(name.to_owned()).map_err(|_| unavailable(format!("{name} can't be the name of a certificate")))
-}
-
-/// A failure to speak with the server.
-fn unavailable(message: impl Into<String>) -> Error {
-    Error::new(Kind::Unavailable, message)
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| Error::unavailable(format!("{name} can't be the name of a certificate")))
 }
 
 /// A socket that gives up at a point in time, and after so many bytes.
@@ -232,8 +228,8 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> 
     })?;
     match addresses.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) => Err(unavailable(format!("its name can't be resolved: {error}"))),
-        Err(_) => Err(unavailable("its name can't be resolved in time")),
+        Ok(Err(error)) => Err(Error::unavailable(format!("its name can't be resolved: {error}"))),
+        Err(_) => Err(Error::unavailable("its name can't be resolved in time")),
     }
 }
 
@@ -257,7 +253,9 @@ fn authorities() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(unavailable("this machine trusts no certificate authority (install the package ca-certificates)"));
+        return Err(Error::unavailable(
+            "this machine trusts no certificate authority (install the package ca-certificates)",
+        ));
     }
     Ok(roots)
 }

@@ -11,7 +11,7 @@ pub mod stream;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::secret::Secret;
 use crate::user::{Password, Username};
@@ -129,7 +129,7 @@ pub fn register(address: &Address, account: &Account) -> Result<std::result::Res
     let deadline = Instant::now() + LIMIT;
     let talk = || {
         let wire = connect(address, deadline).map_err(|error| {
-            unavailable(format!("{error} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)"))
+            Error::unavailable(format!("{error} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)"))
         })?;
         let mut stream = open(wire, address.direct_tls, account.host, true)?.stream;
         let outcome = ask(&mut stream, account)?;
@@ -138,11 +138,6 @@ pub fn register(address: &Address, account: &Account) -> Result<std::result::Res
         Ok(outcome)
     };
     talk().map_err(|error: Error| error.context(format_args!("cannot register at the XMPP server {address}")))
-}
-
-/// A failure to speak with the server.
-fn unavailable(message: impl Into<String>) -> Error {
-    Error::new(Kind::Unavailable, message)
 }
 
 /// A stream, and what the server offers on it.
@@ -168,12 +163,12 @@ fn open(wire: Wire, direct_tls: bool, host: &Host, strict: bool) -> Result<Opene
         if !is_strict {
             return Ok(opened);
         }
-        return Err(unavailable("it offers no TLS (give it a certificate)"));
+        return Err(Error::unavailable("it offers no TLS (give it a certificate)"));
     }
     opened.stream.send(&format!("<starttls xmlns='{STARTTLS}'/>"))?;
     let answer = opened.stream.next()?;
     if !answer.is(STARTTLS, "proceed") {
-        return Err(unavailable("it refuses to start the TLS that it offers"));
+        return Err(Error::unavailable("it refuses to start the TLS that it offers"));
     }
     begin(with_tls(opened.stream.into_wire()?)?, host)
 }
@@ -186,8 +181,8 @@ fn begin(wire: Wire, host: &Host) -> Result<Opened> {
         return Ok(Opened { stream, features });
     }
     Err(match stream_error(&features) {
-        Some(condition) => unavailable(format!("it ends the stream to {host} with {condition}")),
-        None => unavailable("it does not say what it offers"),
+        Some(condition) => Error::unavailable(format!("it ends the stream to {host} with {condition}")),
+        None => Error::unavailable("it does not say what it offers"),
     })
 }
 
@@ -199,7 +194,7 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
         return match error.condition.as_str() {
             // The latter is the condition of XEP-0445, the former Prosody's.
             "forbidden" | "item-not-found" => Ok(Err(Refused { why: Why::Invite, text: error.hint(account) })),
-            condition => Err(unavailable(format!(
+            condition => Err(Error::unavailable(format!(
                 "it answers {} to the token (does it have the modules for invites, see the README?)",
                 known(condition)
             ))),
@@ -220,7 +215,7 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
             Some(why) => Ok(Err(Refused { why, text: error.hint(account) })),
             None => {
                 let hint = error.hint(account).map_or_else(String::new, |hint| format!(" ({hint})"));
-                Err(unavailable(format!("it answers {} to the registration{hint}", error.condition)))
+                Err(Error::unavailable(format!("it answers {} to the registration{hint}", error.condition)))
             }
         },
     }
@@ -239,7 +234,7 @@ fn exchange(stream: &mut Stream, host: &Host, id: &str, content: &str) -> Result
     loop {
         let answer = stream.next()?;
         if let Some(condition) = stream_error(&answer) {
-            return Err(unavailable(format!("it ends the stream with {condition}")));
+            return Err(Error::unavailable(format!("it ends the stream with {condition}")));
         }
         let is_answer = answer.is(CLIENT, "iq") && answer.attribute("id") == Some(id);
         if is_answer && matches!(answer.attribute("type"), Some("result" | "error")) {

@@ -27,8 +27,8 @@ invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS
   unset HOST NAME          take a setting back to its default
 
 Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite), --help, --version.
-`invited COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 wrong usage.
-Results go to stdout, all else to stderr.
+`invited COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 wrong usage
+(those of `serve` are in the README). Results go to stdout, all else to stderr.
 ";
 
 pub const CREATE: &str = "\
@@ -121,7 +121,7 @@ expired, is skipped.
 
 pub const SERVE: &str = "\
 Usage: invited serve [--listen ADDR:PORT | --listen unix:PATH]… [--socket-mode MODE] [--inetd]
-                     [--idle-exit DURATION] [--trust-proxy] [--admin-listen ADDR:PORT]
+                     [--idle-exit DURATION] [--trust-proxy] [--admin-listen ADDR:PORT | unix:PATH]…
                      [--log-level LEVEL] [--db FILE]
 
 Serves the API and the invite pages until SIGTERM or SIGINT, in the foreground. When the sockets are
@@ -135,7 +135,7 @@ open, `listening on http://ADDR:PORT` is printed on stderr for each, and then a 
   --idle-exit DURATION  end after so long without a connection, for sockets of a supervisor
   --trust-proxy       the last address of the proxy's X-Forwarded-For (or Forwarded) is the
                       client's; who tries many unknown tokens or bad keys has to wait
-  --admin-listen ADDR:PORT  answer /healthz and /metrics there, and nowhere else
+  --admin-listen      where, in the same way: answer /healthz and /metrics there alone
   --log-level LEVEL   error: failures; warning: also what was refused; info: a line a request
 
 It speaks plain HTTP: put a proxy with TLS before it, as the README shows.

@@ -105,7 +105,11 @@ impl Options {
 
 fn number(option: &str, text: &str) -> Result<u32> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| {
-        Error::usage(format!("'{}' can't be --{option}: it must be a whole number from 1", text.escape_debug()))
+        Error::usage(format!(
+            "'{}' can't be --{option}: it must be a whole number from 1 to {}",
+            text.escape_debug(),
+            u32::MAX
+        ))
     })
 }
 

@@ -21,11 +21,11 @@ pub fn write(items: &[Item], source: &Path, store: &mut Store) -> Result<()> {
     print(&format!("{} keys, {} invites, {} skipped\n", imported.keys, imported.invites, imported.skipped))
 }
 
-/// Reads a file, or all files of a folder in which Prosody keeps a host's data. Comes before the database is opened: it
+/// Reads a file, or all files of a folder in which Prosody keeps a host's data. Comes before the database `db` is opened: it
 /// could be the very file, and closing that by hand would drop our locks on it.
-pub fn read(source: &Path) -> Result<Vec<Item>> {
+pub fn read(source: &Path, db: &Path) -> Result<Vec<Item>> {
     if !source.is_dir() {
-        return if is_sqlite(source)? { read_sqlite(source) } else { read_dat(source) };
+        return if is_sqlite(source)? { read_sqlite(source, db) } else { read_dat(source) };
     }
     let cannot = |path: &Path, error: &io::Error| Error::internal(format!("cannot read {}: {error}", path.display()));
     let mut files = Vec::new();

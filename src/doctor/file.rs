@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 
 use super::{Report, clock};
 use crate::invite::Server;
-use crate::store::{Schema, Store};
+use crate::store::{Schema, Store, folder};
 
 /// With less room on the disk than this, in bytes, it is time to make some.
 const ROOM: u64 = 100 * 1024 * 1024;
@@ -53,7 +53,7 @@ pub fn check(report: &mut Report, db: &Path, now: i64) -> Option<Found> {
             return None;
         }
     };
-    let folder = db.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder(db);
     // No connection of this process is open yet: closing this descriptor drops its locks on the file.
     let opened = OpenOptions::new().read(true).write(true).open(db);
     match &opened {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::place::{open_file, with_suffix};
+use super::place::{folder, open_file, with_suffix};
 use super::{MIGRATIONS, Store, cannot_create, use_wal, version};
 use crate::error::{Error, Result};
 use crate::random;
@@ -140,10 +140,6 @@ impl Drop for Part {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn refuse_existing(path: &Path) -> Result<()> {

@@ -118,8 +118,7 @@ impl Store {
         if ejabberd::has_server_host(&self.conn)? {
             return Ok(1);
         }
-        let sql = "SELECT count(*) FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'";
-        Ok(self.conn.query_row(sql, [], |row| row.get(0))?)
+        ejabberd::hosts(&self.conn)
     }
 
     /// How many invites were made after this time.

@@ -21,12 +21,7 @@ impl Tx<'_> {
         let host = if has_server_host(self.conn)? {
             "NEW.server_host"
         } else {
-            let hosts: i64 = self.conn.query_row(
-                "SELECT count(*) FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'",
-                [],
-                |row| row.get(0),
-            )?;
-            if hosts > 1 {
+            if hosts(self.conn)? > 1 {
                 return Err(Error::refused(
                     "this file is of another host of ejabberd's already (give each its own --db, or use sql_schema_multihost)",
                 ));
@@ -42,9 +37,7 @@ impl Tx<'_> {
 impl Tx<'_> {
     /// Takes our triggers off ejabberd's table once no host is ejabberd's any more: they would not know whose rows there are.
     pub fn release_ejabberd(&self) -> Result<()> {
-        let mut hosts =
-            self.conn.prepare("SELECT 1 FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'")?;
-        if hosts.exists([])? {
+        if hosts(self.conn)? > 0 {
             return Ok(());
         }
         let mut triggers = self.conn.prepare(
@@ -60,13 +53,18 @@ impl Tx<'_> {
 
 /// Whether [`Tx::prepare_ejabberd`] has work to do: a host is ejabberd's and a trigger is missing.
 pub fn is_unprepared(conn: &Connection) -> Result<bool> {
-    let unprepared = conn.query_row(
-        "SELECT EXISTS (SELECT 1 FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')
-            AND (SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\') < 5",
+    let triggers: i64 = conn.query_row(
+        "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'invited\\_ejabberd\\_%' ESCAPE '\\'",
         [],
         |row| row.get(0),
     )?;
-    Ok(unprepared)
+    Ok(triggers < 5 && hosts(conn)? > 0)
+}
+
+/// How many hosts say that ejabberd reads this file.
+pub fn hosts(conn: &Connection) -> Result<i64> {
+    let sql = "SELECT count(*) FROM invited_setting WHERE name = 'server' AND value = 'ejabberd'";
+    Ok(conn.query_row(sql, [], |row| row.get(0))?)
 }
 
 /// Writes the row of an invite.

@@ -40,10 +40,17 @@ pub struct Imported {
     pub skipped: usize,
 }
 
-/// Reads the two stores from an SQLite database of Prosody's, all hosts.
-pub fn read_sqlite(path: &Path) -> Result<Vec<Item>> {
+/// Reads the two stores from an SQLite database of Prosody's, all hosts. It may be the very one that we are to keep all in,
+/// but no other of ours: our own keys would not come along.
+pub fn read_sqlite(path: &Path, db: &Path) -> Result<Vec<Item>> {
     let read = || -> Result<Vec<Item>> {
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let is_db = path.canonicalize().is_ok_and(|path| db.canonicalize().is_ok_and(|db| path == db));
+        if !is_db && conn.table_exists(None, "invited_meta")? {
+            return Err(Error::refused(
+                "it is a database of invited's own (`invited restore` puts a backup in its place)",
+            ));
+        }
         if !conn.table_exists(None, "prosody")? {
             return Err(Error::not_found(
                 "it has no table 'prosody' (give the file that Prosody's option `sql` names)",

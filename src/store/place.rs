@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, StatVfsMountFlags, fstatvfs};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
@@ -18,6 +19,11 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
+}
+
+/// The folder that a file is in.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A file on this machine, whatever its name: device and inode.
@@ -84,7 +90,13 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.lost()),
             Err(error) => {
                 let wal = self.wal_path.display();
-                Err(Error::new(Kind::Unavailable, format!("cannot sync {wal}: {error} (look at the disk)")))
+                let open_files = [Errno::MFILE, Errno::NFILE].map(|error| Some(error.raw_os_error()));
+                let help = if open_files.contains(&error.raw_os_error()) {
+                    "raise the limit of open files"
+                } else {
+                    "look at the disk"
+                };
+                Err(Error::unavailable(format!("cannot sync {wal}: {error} ({help})")))
             }
         }
     }

@@ -9,7 +9,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::{NsReader, XmlVersion};
 
-use super::{STREAMS, unavailable};
+use super::STREAMS;
 use crate::error::{Error, Result};
 use crate::wire::Wire;
 
@@ -90,7 +90,7 @@ impl Stream {
     /// Waits for the next element.
     pub fn next(&mut self) -> Result<Element> {
         let element = self.0.next();
-        self.check(element)?.ok_or_else(|| unavailable("it ends the stream"))
+        self.check(element)?.ok_or_else(|| Error::unavailable("it ends the stream"))
     }
 
     /// Gives the connection back, for another layer on it.
@@ -100,7 +100,7 @@ impl Stream {
         let reader = self.0.reader.into_inner();
         match reader.buffer() {
             [] => Ok(reader.into_inner()),
-            _ => Err(unavailable("it goes on without TLS after agreeing to start it")),
+            _ => Err(Error::unavailable("it goes on without TLS after agreeing to start it")),
         }
     }
 
@@ -117,7 +117,7 @@ impl Stream {
 }
 
 fn lost(wire: &Wire, why: &str) -> Error {
-    if wire.is_over() { unavailable("it does not answer in time") } else { unavailable(why) }
+    if wire.is_over() { Error::unavailable("it does not answer in time") } else { Error::unavailable(why) }
 }
 
 /// Reads the elements of a stream from wherever its bytes come.

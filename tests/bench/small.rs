@@ -13,14 +13,14 @@ use crate::peers::{self, HOST, Running, free_address, prosody_key, prosody_site,
 use crate::prosody::{Prosody, Release};
 use crate::table::{Better, EJABBERD, INVITED, PROSODY, Samples, Table};
 
-/// The commands that make a key and an invite, beside Prosody's.
+/// The commands that make a key and an invite, beside Prosody's. Theirs need a running server, so there is one of ours too.
 pub fn commands(plan: &Plan, table: &mut Table) {
     let runs = if plan.quick { 2 } else { 15 };
     let folder = Folder::new();
-    create_key(&folder.db(), HOST);
+    let peer = peers::invited(0);
     let ours = |name: &str| {
         let mut command = Command::new(PROGRAM);
-        command.args([name, HOST]).env("INVITED_DB", folder.db());
+        command.args([name, HOST]).env("INVITED_DB", peer.db.clone().unwrap());
         command
     };
     let site = Release::OfThisMachine.is_there().then(|| prosody_site(PROSODY).0);

@@ -459,6 +459,12 @@ fn an_sqlite_file_that_is_not_prosodys_is_refused_in_plain_words() {
     Connection::open(&other).unwrap().execute_batch("CREATE TABLE something (x)").unwrap();
     let refused = fails(&folder.db(), 1, &["import", other.to_str().unwrap()]);
     assert!(refused.contains("other.sqlite") && refused.contains("no table 'prosody'"), "{refused}");
+    // One of our own has keys that would not come along.
+    create_key(&folder.db(), "example.com");
+    let copy = folder.file("copy.sqlite");
+    done(&folder.db(), &["backup", copy.to_str().unwrap()]);
+    let refused = fails(&folder.file("new.sqlite"), 1, &["import", copy.to_str().unwrap()]);
+    assert!(refused.contains("copy.sqlite") && refused.contains("invited restore"), "{refused}");
 }
 
 /// A folder with a database, and the name of a file of Prosody's in it.

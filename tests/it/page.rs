@@ -752,6 +752,11 @@ fn which_apps_are_shown_is_followed_at_once() {
     assert_eq!(site.server.get(&format!("/invite/setup/dino?{token}")).status, 404);
     assert_eq!(site.server.get(&format!("/invite/get/conversations/0?{token}")).status, 404);
     site.unset("apps-hide");
+    let refused = fails(&site.folder.db(), 2, &["set", HOST, "apps-hide", "conversation"]);
+    assert!(
+        refused.contains("'conversation' can't be in apps-hide") && refused.contains("conversations, "),
+        "{refused}"
+    );
     site.set("apps-show", "yaxim,conversations,monal");
     assert_eq!(android(), ["yaxim", "conversations"]);
     assert_eq!(shown().len(), 3);
