@@ -55,19 +55,24 @@ pub fn answer(app: &App, request: &Request, now: i64) -> Answer {
 
 fn route(app: &App, request: &Request, now: i64) -> Result<Answer> {
     let pages = &app.pages;
-    match (request.method.as_str(), request.path.as_str()) {
-        ("GET" | "HEAD", "/") => Ok(page::home(pages, request)),
-        ("GET" | "HEAD", "/favicon.ico") => Ok(page::assets::favicon()),
-        ("GET" | "HEAD", "/robots.txt") => Ok(page::assets::robots()),
-        ("GET" | "HEAD", "/invite") => page::invite(&visit(app, request, now)),
-        ("GET" | "HEAD", "/invite/card.png") => Ok(page::assets::card()),
-        ("GET" | "HEAD", path) if path.starts_with("/invite/") => answer_invite(app, request, path, now),
-        ("GET" | "HEAD", "/register") => register::form(&visit(app, request, now)),
-        ("POST", "/register") => register::submit(&visit(app, request, now), &app.writer, &app.desk),
-        (_, "/register") => Ok(method(pages, request, "GET, HEAD, POST", "There is a form here.")),
-        (_, "/invite") => Ok(method(pages, request, "GET, HEAD", "This page can only be looked at.")),
-        (_, "/invites_api") => answer_api(app, request, now),
-        (_, path) if path.starts_with("/invites_api/") => answer_api(app, request, now),
+    let visit = visit(app, request, now);
+    let place = Place::of(&request.path);
+    match (request.method.as_str(), place) {
+        (_, Place::Api | Place::ApiInvites | Place::ApiInvite(_) | Place::OpenApi) => {
+            answer_api(app, request, place, now)
+        }
+        ("GET" | "HEAD", Place::Home) => Ok(page::home(pages, request)),
+        ("GET" | "HEAD", Place::Favicon) => Ok(page::assets::favicon()),
+        ("GET" | "HEAD", Place::Robots) => Ok(page::assets::robots()),
+        ("GET" | "HEAD", Place::Card) => Ok(page::assets::card()),
+        ("GET" | "HEAD", Place::Invite) => page::invite(&visit),
+        ("GET" | "HEAD", Place::Setup(id)) => page::setup(&visit, id),
+        ("GET" | "HEAD", Place::Get(rest)) => page::get(&visit, rest),
+        ("GET" | "HEAD", Place::Logo(host)) => page::logo(pages, &app.readers, request, host),
+        ("GET" | "HEAD", Place::Register) => register::form(&visit),
+        ("POST", Place::Register) => register::submit(&visit, &app.writer, &app.desk),
+        (_, Place::Register) => Ok(method(pages, request, "GET, HEAD, POST", "There is a form here.")),
+        (_, Place::Invite) => Ok(method(pages, request, "GET, HEAD", "This page can only be looked at.")),
         _ => Ok(nothing_here(pages, request)),
     }
 }
@@ -76,25 +81,9 @@ fn visit<'a>(app: &'a App, request: &'a Request, now: i64) -> Visit<'a> {
     Visit { pages: &app.pages, readers: &app.readers, views: &app.views, limiter: &app.limiter, request, now }
 }
 
-/// The addresses below `/invite/`.
-fn answer_invite(app: &App, request: &Request, path: &str, now: i64) -> Result<Answer> {
-    if let Some(id) = path.strip_prefix("/invite/setup/") {
-        return page::setup(&visit(app, request, now), id);
-    }
-    if let Some(rest) = path.strip_prefix("/invite/get/") {
-        return page::get(&visit(app, request, now), rest);
-    }
-    match path.strip_prefix("/invite/logo/") {
-        Some(host) => page::logo(&app.pages, &app.readers, request, host),
-        None => Ok(nothing_here(&app.pages, request)),
-    }
-}
-
-/// The addresses below `/invites_api`. All but the description need a key, which is looked at before anything else.
-fn answer_api(app: &App, request: &Request, now: i64) -> Result<Answer> {
+/// The API. All but the description need a key, which is looked at before anything else.
+fn answer_api(app: &App, request: &Request, place: Place, now: i64) -> Result<Answer> {
     let (pages, readers) = (&app.pages, &app.readers);
-    let token =
-        request.path.strip_prefix("/invites_api/invites/").filter(|token| !token.is_empty() && !token.contains('/'));
     let with_key = |handler: &dyn Fn(&Key) -> Result<Answer>| match api::authenticate(readers, request, now)? {
         Ok(key) => {
             let answer = handler(&key)?;
@@ -102,20 +91,16 @@ fn answer_api(app: &App, request: &Request, now: i64) -> Result<Answer> {
         }
         Err(reason) => Ok(refuse_key(app, request, reason, now)),
     };
-    match (request.method.as_str(), request.path.as_str(), token) {
-        ("GET" | "POST", "/invites_api", _) => {
-            with_key(&|key| api::create(pages, readers, &app.writer, request, key, now))
+    match (request.method.as_str(), place) {
+        ("GET" | "POST", Place::Api) => with_key(&|key| api::create(pages, readers, &app.writer, request, key, now)),
+        ("GET", Place::ApiInvites) => with_key(&|key| api::list(pages, &readers.take(), request, key, now)),
+        ("GET", Place::ApiInvite(token)) => with_key(&|key| api::one(pages, &readers.take(), request, key, token, now)),
+        ("DELETE", Place::ApiInvite(token)) => {
+            with_key(&|key| api::revoke(pages, &app.writer, request, key, token, now))
         }
-        ("GET", "/invites_api/invites", _) => with_key(&|key| api::list(pages, &readers.take(), request, key, now)),
-        ("GET", _, Some(token)) => with_key(&|key| api::one(pages, &readers.take(), request, key, token, now)),
-        ("DELETE", _, Some(token)) => with_key(&|key| api::revoke(pages, &app.writer, request, key, token, now)),
-        ("GET", "/invites_api/openapi.json", _) => Ok(api::openapi()),
-        ("OPTIONS", "/invites_api" | "/invites_api/invites" | "/invites_api/openapi.json", _)
-        | ("OPTIONS", _, Some(_)) => Ok(api::options(&request.path)),
-        (_, "/invites_api" | "/invites_api/invites" | "/invites_api/openapi.json", _) | (_, _, Some(_)) => {
-            Ok(api::method_not_allowed(pages, request))
-        }
-        _ => Ok(nothing_here(pages, request)),
+        ("GET", Place::OpenApi) => Ok(api::openapi()),
+        ("OPTIONS", _) => Ok(api::options(&request.path)),
+        _ => Ok(api::method_not_allowed(pages, request)),
     }
 }
 
@@ -161,36 +146,97 @@ fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
 /// The path of a request without what must not be in a log. One that leads nowhere can hold anything, a key or a token
 /// too: `/invites_api%3Fkey=…`, `/invite/TOKEN`.
 pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
-    match request.path.as_str() {
+    match Place::of(&request.path) {
         _ if answer.reason == "no-route" => "-",
-        path if path.starts_with("/invites_api/invites/") => "/invites_api/invites/-",
+        Place::ApiInvite(_) => "/invites_api/invites/-",
         // Only an app that was found is known to be one; anything else can be a token (`/invite/setup/monal%3FTOKEN`).
-        path if path.starts_with("/invite/setup/") && answer.reason != "shown" => "/invite/setup/-",
-        path if path.starts_with("/invite/get/") && answer.reason != "sent-on" => "/invite/get/-",
-        path => path,
+        Place::Setup(_) if answer.reason != "shown" => "/invite/setup/-",
+        Place::Get(_) if answer.reason != "sent-on" => "/invite/get/-",
+        _ => &request.path,
     }
 }
 
 /// What is counted together: the address of a request without what differs from one invite, app or host to the next.
 pub fn endpoint(request: &Request, answer: &Answer) -> &'static str {
-    const EXACT: &[&str] = &[
-        "/",
-        "/favicon.ico",
-        "/healthz",
-        "/invite",
-        "/invite/card.png",
-        "/invites_api",
-        "/invites_api/invites",
-        "/invites_api/openapi.json",
-        "/metrics",
-        "/register",
-        "/robots.txt",
-    ];
-    const BELOW: &[&str] = &["/invite/get/", "/invite/logo/", "/invite/setup/", "/invites_api/invites/"];
-    let path = request.path.as_str();
-    let exact = EXACT.iter().find(|known| path == **known);
-    let known = exact.or_else(|| BELOW.iter().find(|known| path.starts_with(**known)));
-    known.filter(|_| answer.reason != "no-route").copied().unwrap_or("other")
+    if answer.reason == "no-route" { "other" } else { Place::of(&request.path).name() }
+}
+
+/// The addresses that there are, each with the part that differs from one invite, app or host to the next.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Home,
+    Favicon,
+    Robots,
+    Invite,
+    Card,
+    Setup(&'a str),
+    Get(&'a str),
+    Logo(&'a str),
+    Register,
+    Api,
+    ApiInvites,
+    ApiInvite(&'a str),
+    OpenApi,
+    Health,
+    Metrics,
+    Nowhere,
+}
+
+impl Place<'_> {
+    fn of(path: &str) -> Place<'_> {
+        const EXACT: [Place; 11] = [
+            Place::Home,
+            Place::Favicon,
+            Place::Robots,
+            Place::Invite,
+            Place::Card,
+            Place::Register,
+            Place::Api,
+            Place::ApiInvites,
+            Place::OpenApi,
+            Place::Health,
+            Place::Metrics,
+        ];
+        if let Some(place) = EXACT.into_iter().find(|place| place.name() == path) {
+            return place;
+        }
+        let below = |place: Place| path.strip_prefix(place.name());
+        if let Some(id) = below(Place::Setup("")) {
+            return Place::Setup(id);
+        }
+        if let Some(rest) = below(Place::Get("")) {
+            return Place::Get(rest);
+        }
+        if let Some(host) = below(Place::Logo("")) {
+            return Place::Logo(host);
+        }
+        match below(Place::ApiInvite("")) {
+            Some(token) if !token.is_empty() && !token.contains('/') => Place::ApiInvite(token),
+            _ => Place::Nowhere,
+        }
+    }
+
+    /// The path, or what all paths of this kind begin with.
+    fn name(self) -> &'static str {
+        match self {
+            Place::Home => "/",
+            Place::Favicon => "/favicon.ico",
+            Place::Robots => "/robots.txt",
+            Place::Invite => "/invite",
+            Place::Card => "/invite/card.png",
+            Place::Setup(_) => "/invite/setup/",
+            Place::Get(_) => "/invite/get/",
+            Place::Logo(_) => "/invite/logo/",
+            Place::Register => "/register",
+            Place::Api => "/invites_api",
+            Place::ApiInvites => "/invites_api/invites",
+            Place::ApiInvite(_) => "/invites_api/invites/",
+            Place::OpenApi => "/invites_api/openapi.json",
+            Place::Health => "/healthz",
+            Place::Metrics => "/metrics",
+            Place::Nowhere => "other",
+        }
+    }
 }
 
 /// The answer where a handler panicked: the worker lives on.
