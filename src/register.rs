@@ -148,12 +148,15 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         }
         // The invite may have been used for it.
         Err(problem) if problem.word == "lost" => show(visit, &input, &found, &rules, vec![problem]),
-        Err(problem) => match visit.readers.take().invite(&found.token)?.map(|invite| invite.state(visit.now)) {
-            Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
-            // Whatever the server made of it, this is why.
-            Some(ended) => Ok(refuse(visit, &Missing::Ended(ended, Box::new(found.look)))),
-            None => Ok(refuse(visit, &Missing::Unknown)),
-        },
+        Err(problem) => {
+            let invite = visit.readers.take().invite(&found.token)?;
+            match invite.map(|invite| invite.state(visit.now)) {
+                Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
+                // Whatever the server made of it, this is why.
+                Some(ended) => Ok(refuse(visit, &Missing::Ended(ended, Box::new(found.look)))),
+                None => Ok(refuse(visit, &Missing::Unknown)),
+            }
+        }
     }
 }
 
