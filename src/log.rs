@@ -82,9 +82,9 @@ fn line(priority: &str, now: i64, pairs: &[(&str, &dyn Display)]) -> String {
         let value = value.to_string();
         let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
         if !value.is_empty() && value.chars().all(plain) {
-            line.push_str(&format!(" {name}={value}"));
+            line.extend([" ", name, "=", &value]);
         } else {
-            line.push_str(&format!(" {name}=\"{}\"", escape(&value)));
+            line.extend([" ", name, "=\"", &escape(&value), "\""]);
         }
     }
     line.push('\n');
