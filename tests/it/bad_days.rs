@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Reply, Server, available, connect, done, fails, read_reply, run};
+use crate::harness::{
+    Folder, PATIENCE, PROGRAM, Reply, Server, available, connect, done, fails, read_reply, run, wait_until,
+};
 
 const HOST: &str = "example.com";
 
@@ -111,14 +113,6 @@ fn under_load<T>(addrs: &[SocketAddr], key: &str, clients: usize, answers: &Answ
         let _stop = Stop(&answers.stop);
         body()
     })
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Every answered invite is there with all that the XMPP server reads, no other is half there, and the file is sound.

@@ -8,12 +8,11 @@ use std::io::{BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::harness::{Folder, PATIENCE, Reply, Server, available, connect, create_key, done, read_reply};
+use crate::harness::{Folder, PATIENCE, Reply, Server, available, connect, create_key, done, read_reply, wait_until};
 
 /// The XMPP host of all tests here that need only one.
 const HOST: &str = "example.com";
@@ -312,15 +311,6 @@ fn open(folder: &Folder) -> Connection {
 
 fn count_invites(conn: &Connection) -> i64 {
     conn.query_row("SELECT count(*) FROM invited_invite", [], |row| row.get(0)).unwrap()
-}
-
-/// Waits until something holds; fails with this message where it takes too long.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

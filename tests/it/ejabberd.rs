@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, describe, done, exchange};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, describe, done, exchange, wait_until};
 
 /// What a self-hoster adds to the end of ejabberd's configuration: what `invited setup` prints for a database at this place.
 fn snippet(database: &str) -> String {
@@ -137,10 +137,10 @@ fn a_contact_invite_makes_contacts_and_no_account() {
     bob.send(&format!(
         "<presence type='subscribe' to='ana@example.com'><preauth xmlns='urn:xmpp:pars:0' token='{token}'/></presence>"
     ));
-    eventually("the invite is used", || site.show(&token)["state"] == "used");
+    wait_until("the invite is used", || site.show(&token)["state"] == "used");
     assert_eq!(site.show(&token)["used"][0]["username"], "bob@example.com");
-    eventually("ana has bob as a contact", || ejabberd.roster("ana").contains("bob@example.com"));
-    eventually("bob has ana as a contact", || ejabberd.roster("bob").contains("ana@example.com"));
+    wait_until("ana has bob as a contact", || ejabberd.roster("ana").contains("bob@example.com"));
+    wait_until("bob has ana as a contact", || ejabberd.roster("bob").contains("ana@example.com"));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn an_expired_invite_is_refused_and_pruned() {
     site.set_up();
     let ejabberd = Ejabberd::start(&site);
     let token = site.invite(&["--ttl", "1s"]);
-    eventually("the invite is expired", || site.show(&token)["state"] == "expired");
+    wait_until("the invite is expired", || site.show(&token)["state"] == "expired");
     assert_eq!(ejabberd.listed(&token).unwrap()["valid"], "false");
     assert_refused(&ejabberd.client().preauth(&token), "item-not-found");
     site.done(&["prune"]);
@@ -250,9 +250,9 @@ fn invites_made_inside_ejabberd_are_listed_whatever_the_time_zone() {
     ejabberd.make_account(&made[0].0, "ada");
     ejabberd.make_account(&made[4].0, "carl");
     assert_eq!(site.show(&made[0].0)["used"][0]["username"], "ada");
-    eventually("ejabberd refuses it", || ejabberd.client().preauth(&short).contains("<item-not-found "));
+    wait_until("ejabberd refuses it", || ejabberd.client().preauth(&short).contains("<item-not-found "));
     // We take the very second of the expiry as good, ejabberd does not.
-    eventually("it is expired here", || site.show(&short)["state"] == "expired");
+    wait_until("it is expired here", || site.show(&short)["state"] == "expired");
 }
 
 #[test]
@@ -586,7 +586,7 @@ impl Ejabberd {
 
     /// Waits until a user has another in the roster, with presence both ways.
     pub fn wait_for_contacts(&self, user: &str, contact: &str) {
-        eventually(&format!("{user} has {contact} as a contact"), || {
+        wait_until(&format!("{user} has {contact} as a contact"), || {
             let roster = self.api("get_roster", json!({ "user": user, "host": "example.com" }));
             let address = format!("{contact}@example.com");
             roster.as_array().unwrap().iter().any(|item| item["jid"] == *address && item["subscription"] == "both")
@@ -716,15 +716,6 @@ fn assert_refused(answer: &str, condition: &str) {
 /// The token in an `xmpp:` URI of ejabberd's.
 fn token_of(uri: &Value) -> String {
     uri.as_str().unwrap().split_once("preauth=").expect("a token").1.to_owned()
-}
-
-/// Asks again and again until it is so.
-pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it is never so that {what}");
-        sleep(Duration::from_millis(50));
-    }
 }
 
 fn now() -> i64 {

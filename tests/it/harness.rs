@@ -14,6 +14,15 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_invited");
 
+/// Asks again and again until it is so; fails where that takes too long.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain for this: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A folder of one test's own, removed at its end.
 pub struct Folder(PathBuf);
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, exchange};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, exchange, wait_until};
 
 /// What a self-hoster adds to Prosody's configuration: what `invited setup` prints for a database at this place.
 fn snippet(database: &str) -> String {
@@ -268,11 +268,9 @@ end
     let prosody = Prosody::start(&site);
     // It opens the file when it looks for the first token.
     assert_refused(&prosody.client().preauth("no-such-token"), "forbidden");
-    let deadline = Instant::now() + PATIENCE;
-    while column::<i64>(&site, "SELECT count(*) FROM invited_invite WHERE source <> ?1", "") < 1 {
-        assert!(Instant::now() < deadline, "no invite was made meanwhile");
-        sleep(Duration::from_millis(20));
-    }
+    wait_until("an invite is made", || {
+        column::<i64>(&site, "SELECT count(*) FROM invited_invite WHERE token <> ?1", "") == 1
+    });
     let server = Server::start(&site.db());
     invite_and_use(&server, &key, &prosody, &site, "ada");
     let log = prosody.log();

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Reply, Server, available, create_key, done, exchange, fails, run};
+use crate::harness::{
+    Folder, PATIENCE, PROGRAM, Reply, Server, available, create_key, done, exchange, fails, run, wait_until,
+};
 use crate::prosody::{Prosody, Release, Site, make_invite, state};
 
 const HOST: &str = "example.com";
@@ -107,7 +109,7 @@ fn web_server(name: &str, program: &Path, start: fn(&Folder, u16, &str) -> Proce
         // What it does log shows that the tests look in the right places.
         ask("GET", "/seen-by-all-logs?x", "", "");
         let logs = || logs(folder.path());
-        eventually("the other requests are logged", || logs().contains("/seen-by-all-logs"));
+        wait_until("the other requests are logged", || logs().contains("/seen-by-all-logs"));
         drop(proxy);
         let logs = logs();
         let secret = key.split_once('/').unwrap().1;
@@ -320,14 +322,14 @@ fn runit_starts_it_anew_and_keeps_its_log() {
         "HUP",
     );
     let current = || std::fs::read_to_string(log.join("current")).unwrap_or_default();
-    eventually("the log says that it listens", || current().contains("listening on http://"));
+    wait_until("the log says that it listens", || current().contains("listening on http://"));
     assert_eq!(get(addr, "/").status, 200);
-    eventually("the log has the request", || current().contains("method=GET path=/ status=200"));
+    wait_until("the log has the request", || current().contains("method=GET path=/ status=200"));
     let pid = || std::fs::read_to_string(service.join("supervise/pid")).unwrap_or_default().trim().to_owned();
     let first = pid();
     assert_eq!(user_of(&first), NOBODY);
     shell(&format!("kill -9 {first}"));
-    eventually("another process listens", || pid() != first && TcpStream::connect(addr).is_ok());
+    wait_until("another process listens", || pid() != first && TcpStream::connect(addr).is_ok());
     assert_eq!(get(addr, "/").status, 200);
     // runsvdir does not wait for its children, which could write into the test's folder while it goes.
     let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children", id = runit.child.id())).unwrap();
@@ -337,7 +339,7 @@ fn runit_starts_it_anew_and_keeps_its_log() {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
     };
-    eventually("runit's services have ended", || !children.split_whitespace().any(runs));
+    wait_until("runit's services have ended", || !children.split_whitespace().any(runs));
 }
 
 #[test]
@@ -782,13 +784,4 @@ fn has_curl() -> bool {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Asks again and again until it is so.
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it is never so that {what}");
-        sleep(Duration::from_millis(50));
-    }
 }
