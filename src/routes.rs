@@ -26,7 +26,7 @@ pub struct App {
     pub writer: Writer,
     /// What guests looked at.
     pub views: Arc<Views>,
-    /// Who tried too many tokens or keys.
+    /// Who tried too many tokens, keys or names.
     pub limiter: Limiter,
     /// What is counted.
     pub metrics: Arc<Metrics>,
