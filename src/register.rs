@@ -71,7 +71,7 @@ struct Problem {
 fn wrong(visit: &Visit, status: u16, word: &'static str, values: &[(&str, &str)]) -> Problem {
     let field = ["name", "password"].into_iter().find(|field| word.starts_with(field));
     let field = field.map(|field| if field == "name" { "user" } else { field });
-    let text = visit.language().text(&format!("wrong.{word}"), values);
+    let text = visit.language().text_with(&format!("wrong.{word}"), values);
     Problem { status, word, field, text, retry_secs: None, detail: None }
 }
 
@@ -95,7 +95,7 @@ pub fn form(visit: &Visit) -> Result<Answer> {
         visit.views.chose(&found.token, app);
     }
     let form = Form { user: "", app: app.as_deref(), password_min: Rules::of(&found).password_min, wrong: &[] };
-    Ok(Answer::new("shown", page::form(visit, &found, &form, 200)?))
+    Ok(Answer::new("shown", page::form(visit, &found, &form, 200)))
 }
 
 /// `POST /register`: makes the account, or sets the password.
@@ -143,7 +143,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     match register(visit, writer, &found, &rules.xmpp, &username, &password)? {
         Ok(detail) => {
             turn.done();
-            let answer = registered(visit, &found, username.as_str(), input.app.as_deref())?;
+            let answer = registered(visit, &found, username.as_str(), input.app.as_deref());
             Ok(Answer { detail, ..answer })
         }
         // The invite may have been used for it.
@@ -288,7 +288,7 @@ fn show(visit: &Visit, input: &Input, found: &Found, rules: &Rules, problems: Ve
             problems.iter().map(|problem| Wrong { field: problem.field, text: problem.text.clone() }).collect();
         let app = input.app.as_deref().filter(|id| found.look.apps.iter().any(|app| app.id == *id));
         let form = Form { user: &input.user, app, password_min: rules.password_min, wrong: &wrong };
-        page::form(visit, found, &form, first.status)?
+        page::form(visit, found, &form, first.status)
     };
     if let Some(seconds) = first.retry_secs {
         response = response.with("Retry-After", seconds.to_string());
@@ -325,11 +325,11 @@ fn refuse(visit: &Visit, missing: &Missing) -> Answer {
 
 /// The admin does not want accounts to be made here, or the invite makes none.
 fn closed(visit: &Visit, found: &Found) -> Answer {
-    let text = |name: &str| visit.language().text(&format!("register.closed.{name}"), &[]);
+    let (title, text) = (visit.language().text("register.closed.title"), visit.language().text("register.closed.text"));
     let response = if visit.request.wants_json() {
-        api::error(visit.pages, visit.request, 403, "", "register-closed", &text("text"), None)
+        api::error(visit.pages, visit.request, 403, "", "register-closed", text, None)
     } else {
-        page::closed(visit, found, 403, &text("title"), &text("text"))
+        page::closed(visit, found, 403, title, text)
     };
     Answer::new("register-closed", response)
 }
@@ -341,19 +341,19 @@ fn again(visit: &Visit, input: &Input) -> Result<Answer> {
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
     match check_name(&input.user, found.invite.fixed_name(), &found.host) {
-        Ok(username) => registered(visit, &found, username.as_str(), input.app.as_deref()),
+        Ok(username) => Ok(registered(visit, &found, username.as_str(), input.app.as_deref())),
         Err(_) => Ok(refuse(visit, &Missing::Ended(State::Used, Box::new(found.look)))),
     }
 }
 
-fn registered(visit: &Visit, found: &Found, username: &str, app: Option<&str>) -> Result<Answer> {
+fn registered(visit: &Visit, found: &Found, username: &str, app: Option<&str>) -> Answer {
     let reason = if found.invite.kind == Kind::Reset { "password-set" } else { "registered" };
     let address = format!("{username}@{}", found.invite.host);
     let response = if visit.request.wants_json() {
         let body = json::registered(&address);
         Response::new(200).with("Cache-Control", "no-store").with_body("application/json", format!("{body}\n"))
     } else {
-        page::done(visit, found, username, &address, app)?
+        page::done(visit, found, username, &address, app)
     };
-    Ok(Answer::new(reason, response))
+    Answer::new(reason, response)
 }

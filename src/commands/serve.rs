@@ -128,22 +128,16 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Error {
 }
 
 /// What all requests share.
-fn app(
-    readers: Readers,
-    writer: &Writer,
-    views: &Arc<Views>,
-    metrics: &Arc<Metrics>,
-    trust_proxy: bool,
-) -> Result<App> {
-    Ok(App {
-        pages: Pages::load()?,
+fn app(readers: Readers, writer: &Writer, views: &Arc<Views>, metrics: &Arc<Metrics>, trust_proxy: bool) -> App {
+    App {
+        pages: Pages::load(),
         readers,
         writer: writer.clone(),
         views: Arc::clone(views),
         limiter: Limiter::new(Clients { trust_proxy }),
         metrics: Arc::clone(metrics),
         desk: Desk::new(MOST),
-    })
+    }
 }
 
 /// Serves the one connection that inetd has accepted, to its end.
@@ -153,7 +147,7 @@ fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()
     harden::restrict(store.path(), folder.path(), &[])?;
     let writer = Writer::start(store.another()?, MOST)?;
     let socket = folder.path().join(server::SOCKET);
-    server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy)?, 1)?;
+    server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy), 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
     gate::run_one(connection, upstream, &metrics, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
     write_views(&writer, &views);
@@ -189,7 +183,7 @@ fn serve(
     let socket = folder.path().join(server::SOCKET);
     server::start(
         &socket,
-        app(Readers::open(store, READERS)?, &writer, &views, &metrics, options.trust_proxy)?,
+        app(Readers::open(store, READERS)?, &writer, &views, &metrics, options.trust_proxy),
         server::WORKERS,
     )?;
     let unreachable = failed("cannot reach the loop of workers");

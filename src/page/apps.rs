@@ -3,6 +3,9 @@
 //! Names, platforms, links and abilities are facts about the apps; the tiles are drawn from name and colour. Knows nothing
 //! of invites.
 
+use std::sync::Arc;
+
+use super::lang::Catalogue;
 use crate::http::Request;
 use crate::json;
 
@@ -47,9 +50,28 @@ pub struct Button {
 }
 
 impl App {
+    /// Whether one of its buttons hands the invite on.
+    pub fn is_magic(&self) -> bool {
+        self.buttons.iter().any(|button| button.magic_link_format.is_some())
+    }
+
     /// One or two letters for its tile.
     pub fn letters(&self) -> String {
         self.name.chars().filter(|c| c.is_alphanumeric()).take(1).flat_map(char::to_uppercase).collect()
+    }
+}
+
+/// Apps for one platform.
+pub struct Group<'a> {
+    platform: &'static str,
+    /// In the order of the host.
+    pub apps: Vec<&'a App>,
+}
+
+impl Group<'_> {
+    /// What stands above them.
+    pub fn title(&self, t: &Catalogue) -> String {
+        t.text_with("apps.here", &[("platform", t.text(&format!("platform.{}", self.platform)))])
     }
 }
 
@@ -177,6 +199,21 @@ pub fn platform(request: &Request) -> Option<&'static str> {
     signs.iter().find(|(sign, _)| agent.contains(sign)).map(|(_, platform)| *platform)
 }
 
+/// Whether there are apps for this platform, and all apps by platform: those for this one first.
+pub fn groups<'a>(apps: &'a [Arc<App>], here: Option<&str>) -> (bool, Vec<Group<'a>>) {
+    let group = |platform| {
+        let fitting = apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform));
+        let apps: Vec<&App> = fitting.map(|app| &**app).collect();
+        (!apps.is_empty()).then_some(Group { platform, apps })
+    };
+    let mut groups: Vec<Group> = PLATFORMS.into_iter().filter_map(group).collect();
+    let mine = groups.iter().position(|group| Some(group.platform) == here);
+    if let Some(at) = mine {
+        groups[..=at].rotate_right(1);
+    }
+    (mine.is_some(), groups)
+}
+
 /// Whether a program asks that makes a preview of a link for a chat or a search, rather than a guest.
 pub fn is_preview_bot(request: &Request) -> bool {
     let agent = request.header("user-agent").unwrap_or_default().to_ascii_lowercase();
@@ -289,5 +326,20 @@ mod tests {
         assert!(is_preview_bot(&asking(&[("user-agent", "TelegramBot (like TwitterBot)")])));
         assert!(is_preview_bot(&asking(&[("user-agent", "WhatsApp/2.23.20.0 A")])));
         assert!(!is_preview_bot(&asking(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/126.0")])));
+    }
+
+    #[test]
+    fn the_apps_of_the_device_come_first_and_nobody_is_lost() {
+        let apps: Vec<Arc<App>> = embedded().into_iter().map(Arc::new).collect();
+        let platforms = |here| {
+            let (is_here, groups) = groups(&apps, here);
+            (is_here, groups.iter().map(|group| group.platform).collect::<Vec<_>>())
+        };
+        assert_eq!(platforms(None), (false, PLATFORMS.to_vec()));
+        assert_eq!(platforms(Some("bogus")), (false, PLATFORMS.to_vec()));
+        assert_eq!(
+            platforms(Some("windows")),
+            (true, vec!["windows", "android", "ios", "macos", "linux", "haiku", "web"])
+        );
     }
 }

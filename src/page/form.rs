@@ -1,11 +1,11 @@
 //! The form at `/register`, and the page after it: where an account is made, or a new password set.
 
-use minijinja::context;
+use askama::Template;
 
-use super::Scene;
-use super::apps::{self, App};
-use super::guest::{Found, Visit, groups, show};
-use crate::error::Result;
+use super::apps::{self, App, Group};
+use super::guest::{Found, Visit};
+use super::lang::Catalogue;
+use super::{Scene, write};
 use crate::http::Response;
 use crate::invite::{Kind, escape};
 
@@ -29,57 +29,113 @@ pub struct Wrong {
     pub text: String,
 }
 
+#[derive(Template)]
+#[template(path = "form.html")]
+struct FormPage<'a> {
+    scene: &'a Scene<'a>,
+    t: &'a Catalogue,
+    title: String,
+    lead: String,
+    found: &'a Found,
+    is_reset: bool,
+    is_fixed: bool,
+    app: Option<&'a str>,
+    user: &'a str,
+    password_min: usize,
+    password_hint: String,
+    is_wrong: bool,
+    wrong: WrongFields<'a>,
+}
+
+/// What is wrong with each of the fields, or with none of them.
+struct WrongFields<'a> {
+    all: Option<&'a str>,
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "done.html")]
+struct DonePage<'a> {
+    scene: &'a Scene<'a>,
+    t: &'a Catalogue,
+    title: String,
+    lead: String,
+    address: &'a str,
+    is_reset: bool,
+    /// Who is in the contacts already.
+    contact: Option<&'a str>,
+    /// The host's own web client.
+    web: Option<&'a str>,
+    /// The app that the guest has chosen, and where it can be logged in to with one tap.
+    app: Option<&'a App>,
+    login: Option<String>,
+    groups: Vec<Group<'a>>,
+}
+
 /// The form.
-pub fn form(visit: &Visit, found: &Found, form: &Form, status: u16) -> Result<Response> {
-    let language = visit.language();
+pub fn form(visit: &Visit, found: &Found, form: &Form, status: u16) -> Response {
+    let t = visit.language();
     let (look, invite) = (&found.look, &found.invite);
     let name = invite.username.as_deref().unwrap_or_default();
     let is_reset = invite.kind == Kind::Reset;
     let is_fixed = invite.fixed_name().is_some();
-    let text = |key: &str| language.text(key, &[("site", &look.site), ("name", name)]);
+    let text = |key: &str| t.text_with(key, &[("site", &look.site), ("name", name)]);
     let (title, lead) = match invite.kind {
         Kind::Reset => (text("title.reset"), text("register.lead-reset")),
         Kind::AccountAndContact => (text("register.title"), text("register.lead-contact")),
         _ if is_fixed => (text("register.title"), text("register.lead-name")),
         _ => (text("register.title"), text("register.lead")),
     };
-    let of = |field: Option<&str>| form.wrong.iter().find(|wrong| wrong.field == field).map(|wrong| &wrong.text);
-    let values = context! {
-        lead, is_reset, is_fixed,
-        token => &found.token, host => &invite.host, app => form.app,
-        user => if is_fixed { name } else { form.user },
-        password_min => form.password_min,
-        password_hint => language.plural("register.password-hint", form.password_min as i64),
-        is_wrong => !form.wrong.is_empty(),
-        wrong => context! { all => of(None), user => of(Some("user")), password => of(Some("password")) },
-        script => super::SCRIPT,
+    let of =
+        |field: Option<&str>| form.wrong.iter().find(|wrong| wrong.field == field).map(|wrong| wrong.text.as_str());
+    let scene = Scene { language: t, look: Some(look), root: "" };
+    let page = FormPage {
+        scene: &scene,
+        t,
+        title,
+        lead,
+        found,
+        is_reset,
+        is_fixed,
+        app: form.app,
+        user: if is_fixed { name } else { form.user },
+        password_min: form.password_min,
+        password_hint: t.plural("register.password-hint", form.password_min as i64),
+        is_wrong: !form.wrong.is_empty(),
+        wrong: WrongFields { all: of(None), user: of(Some("user")), password: of(Some("password")) },
     };
-    let scene = Scene { language, look: Some(look), root: "" };
-    let page = visit.pages.page(&scene, "form.html", &title, values)?;
-    Ok(visit.pages.respond_form(&scene, status, page))
+    visit.pages.respond_form(&scene, status, write(&page))
 }
 
 /// The page after all went well: the address, and how to log in with it.
-pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Option<&str>) -> Result<Response> {
-    let language = visit.language();
+pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Option<&str>) -> Response {
+    let t = visit.language();
     let (look, invite) = (&found.look, &found.invite);
     let is_reset = invite.kind == Kind::Reset;
-    let text = |key: &str| language.text(key, &[("site", &look.site)]);
+    let text = |key: &str| t.text_with(key, &[("site", &look.site)]);
     let title = text(if is_reset { "done.title-reset" } else { "done.title" });
-    let chosen = app.and_then(|id| look.apps.iter().find(|app| app.id == id));
-    let (here, others) = groups(&look.apps, apps::platform(visit.request));
-    let groups: Vec<_> = here.map_or(others, |here| vec![here]);
-    let web = look.apps.iter().find(|app| app.id == apps::WEB_CLIENT).map(|app| &app.link);
-    let values = context! {
-        is_reset, address, groups, web,
-        lead => text(if is_reset { "done.lead-reset" } else { "done.lead" }),
-        contact => invite.username.as_deref().filter(|_| invite.kind == Kind::AccountAndContact),
-        app => chosen.map(|app| show(app)),
-        login => chosen.and_then(|app| login_link(app, username, address, &invite.host)),
+    let find = |id: &str| look.apps.iter().find(|app| app.id == id).map(|app| &**app);
+    let app = app.and_then(find);
+    let (is_here, mut groups) = apps::groups(&look.apps, apps::platform(visit.request));
+    if is_here {
+        groups.truncate(1);
+    }
+    let scene = Scene { language: t, look: Some(look), root: "" };
+    let page = DonePage {
+        scene: &scene,
+        t,
+        title,
+        lead: text(if is_reset { "done.lead-reset" } else { "done.lead" }),
+        address,
+        is_reset,
+        contact: invite.username.as_deref().filter(|_| invite.kind == Kind::AccountAndContact),
+        web: find(apps::WEB_CLIENT).map(|app| app.link.as_str()),
+        app,
+        login: app.and_then(|app| login_link(app, username, address, &invite.host)),
+        groups,
     };
-    let scene = Scene { language, look: Some(look), root: "" };
-    let page = visit.pages.page(&scene, "done.html", &title, values)?;
-    Ok(visit.pages.respond(&scene, 200, page))
+    visit.pages.respond(&scene, 200, write(&page))
 }
 
 /// A title and a line of text, and the way back to the invite.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use minijinja::{Value, context};
+use askama::Template;
 
-use super::apps::{self, App, PLATFORMS};
+use super::apps::{self, App, Group};
 use super::lang::Catalogue;
 use super::look::Look;
-use super::{Pages, Scene, assets};
+use super::{Pages, Scene, assets, write};
 use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
@@ -20,7 +20,7 @@ use crate::views::Views;
 
 /// A request of a guest, with all that it takes to answer it.
 pub struct Visit<'a> {
-    /// Templates, texts and apps.
+    /// Texts and apps.
     pub pages: &'a Pages,
     /// For reading.
     pub readers: &'a Readers,
@@ -36,7 +36,7 @@ pub struct Visit<'a> {
 
 impl Visit<'_> {
     /// The texts in the language that the guest likes best.
-    pub fn language(&self) -> &Arc<Catalogue> {
+    pub fn language(&self) -> &Catalogue {
         self.pages.language(self.request)
     }
 
@@ -62,13 +62,49 @@ pub struct Found {
     url: String,
 }
 
+#[derive(Template)]
+#[template(path = "invite.html")]
+struct InvitePage<'a> {
+    scene: &'a Scene<'a>,
+    t: &'a Catalogue,
+    title: String,
+    lead: String,
+    hint: String,
+    found: &'a Found,
+    kind: Kind,
+    name: &'a str,
+    makes: bool,
+    needs_phone: bool,
+    /// Whether the first of the groups is that for this device.
+    is_here: bool,
+    groups: Vec<Group<'a>>,
+    qr_size: i32,
+    qr_path: String,
+    /// The address of the picture for previews, which goes into the page as it is.
+    picture: String,
+    ends: String,
+}
+
+#[derive(Template)]
+#[template(path = "setup.html")]
+struct SetupPage<'a> {
+    scene: &'a Scene<'a>,
+    t: &'a Catalogue,
+    title: String,
+    hint: &'a str,
+    found: &'a Found,
+    kind: Kind,
+    app: &'a App,
+    makes: bool,
+}
+
 /// `GET` and `HEAD /invite?TOKEN`: what the invite is, the apps for this device, and the `xmpp:` URI to accept it with.
 ///
 /// A good invite is announced in a `Link` header too: Conversations reads it after scanning the page's address as a QR code.
 /// 404 where there is no such invite, 410 where it has ended.
 pub fn invite(visit: &Visit) -> Result<Answer> {
     let Visit { pages, views, request, .. } = *visit;
-    let language = pages.language(request);
+    let t = pages.language(request);
     let found = match find(visit, "")? {
         Ok(found) => found,
         Err(answer) => return Ok(answer),
@@ -78,7 +114,7 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
     }
     let (look, invite) = (&found.look, &found.invite);
     let name = invite.username.as_deref().unwrap_or_default();
-    let text = |key: &str| language.text(key, &[("site", &look.site), ("name", name)]);
+    let text = |key: &str| t.text_with(key, &[("site", &look.site), ("name", name)]);
     let kind = invite.kind.word();
     let lead = match (invite.kind, &invite.username) {
         (Kind::Account, Some(_)) => text("lead.account-name"),
@@ -86,28 +122,37 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
     };
     let platform = apps::platform(request);
     let elsewhere = platform.filter(|platform| needs_phone(&look.apps, platform, invite.kind));
-    let (here, others) = groups(&look.apps, platform);
-    let (size, path) = qr::svg(&found.url)?;
-    // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
-    let picture = format!("{}/invite/card.png", look.base);
-    let values = context! {
-        kind, lead, here, others, picture, name, needs_phone => elsewhere.is_some(), makes => makes(&found),
-        hint => match elsewhere {
+    let (is_here, groups) = apps::groups(&look.apps, platform);
+    let (qr_size, qr_path) = qr::svg(&found.url)?;
+    let scene = Scene { language: t, look: Some(look), root: "" };
+    let page = InvitePage {
+        scene: &scene,
+        t,
+        title: text(&format!("title.{kind}")),
+        lead,
+        hint: match elsewhere {
             Some(_) if makes(&found) => text(make_text(invite)),
             Some(platform) => {
-                let platform = language.text(&format!("platform.{platform}"), &[]);
-                language.text("accept.hint-phone", &[("platform", &platform), ("host", &invite.host)])
+                let platform = format!("platform.{platform}");
+                t.text_with("accept.hint-phone", &[("platform", t.text(&platform)), ("host", &invite.host)])
             }
-            None => hint(language, invite),
+            None => hint(t, invite).to_owned(),
         },
-        token => &found.token, uri => &found.uri, url => &found.url,
-        qr => context! { size, path },
-        ends => ends(language, invite.expires_at - visit.now),
+        found: &found,
+        kind: invite.kind,
+        name,
+        makes: makes(&found),
+        needs_phone: elsewhere.is_some(),
+        is_here,
+        groups,
+        qr_size,
+        qr_path,
+        // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
+        picture: format!("{}/invite/card.png", look.base),
+        ends: ends(t, invite.expires_at - visit.now),
     };
-    let scene = Scene { language, look: Some(look), root: "" };
-    let page = pages.page(&scene, "invite.html", &text(&format!("title.{kind}")), values)?;
     let response = pages
-        .respond(&scene, 200, page)
+        .respond(&scene, 200, write(&page))
         .with("Link", format!("<{}>; rel=\"alternate\"", found.uri))
         .with("Access-Control-Allow-Origin", "*")
         .with("Access-Control-Expose-Headers", "Link");
@@ -117,25 +162,29 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
 /// `GET /invite/setup/APP?TOKEN`: install this app, come back, accept.
 pub fn setup(visit: &Visit, id: &str) -> Result<Answer> {
     let Visit { pages, views, request, .. } = *visit;
-    let language = pages.language(request);
+    let t = pages.language(request);
     let found = match find(visit, "../../")? {
         Ok(found) => found,
         Err(answer) => return Ok(answer),
     };
-    let scene = Scene { language, look: Some(&found.look), root: "../../" };
+    let scene = Scene { language: t, look: Some(&found.look), root: "../../" };
     let Some(app) = found.look.apps.iter().find(|app| app.id == id) else {
         return Ok(Answer::new("app-unknown", unknown_app(pages, &scene)));
     };
     if visit.counts() {
         views.chose(&found.token, &app.id);
     }
-    let title = language.text("setup.title", &[("site", &found.look.site), ("app", &app.name)]);
-    let values = context! {
-        app => show(app), host => &found.invite.host, kind => found.invite.kind.word(), makes => makes(&found),
-        hint => hint(language, &found.invite), token => &found.token, uri => &found.uri,
+    let page = SetupPage {
+        scene: &scene,
+        t,
+        title: t.text_with("setup.title", &[("site", &found.look.site), ("app", &app.name)]),
+        hint: hint(t, &found.invite),
+        found: &found,
+        kind: found.invite.kind,
+        app,
+        makes: makes(&found),
     };
-    let page = pages.page(&scene, "setup.html", &title, values)?;
-    Ok(Answer::new("shown", pages.respond(&scene, 200, page)))
+    Ok(Answer::new("shown", pages.respond(&scene, 200, write(&page))))
 }
 
 /// `GET /invite/get/APP/NUMBER?TOKEN`: on to the place where the app is to be had; the invite goes along where it can.
@@ -176,8 +225,7 @@ pub fn logo(pages: &Pages, readers: &Readers, request: &Request, host: &str) -> 
         Some((media_type, bytes)) => Ok(Answer::new("asset", assets::respond(media_type, bytes))),
         None => {
             let scene = Scene { language: pages.language(request), look: None, root: "../../" };
-            let text = |key| scene.language.text(key, &[]);
-            Ok(Answer::new("no-route", pages.notice(&scene, 404, &text("home.title"), &text("home.text"))))
+            Ok(Answer::new("no-route", says(pages, &scene, 404, "home")))
         }
     }
 }
@@ -185,8 +233,7 @@ pub fn logo(pages: &Pages, readers: &Readers, request: &Request, host: &str) -> 
 /// `GET /`: what this is.
 pub fn home(pages: &Pages, request: &Request) -> Answer {
     let scene = Scene { language: pages.language(request), look: None, root: "" };
-    let text = |key| scene.language.text(key, &[]);
-    Answer::new("home", pages.notice(&scene, 200, &text("home.title"), &text("home.text")))
+    Answer::new("home", says(pages, &scene, 200, "home"))
 }
 
 /// Why there is no pending invite to show.
@@ -233,7 +280,7 @@ impl Missing {
             Missing::Ended(State::Expired, _) => "ended.expired",
             Missing::Ended(..) => "ended.used",
         };
-        (language.text(&format!("{name}.title"), &[]), language.text(&format!("{name}.text"), &[]))
+        (language.text(&format!("{name}.title")).to_owned(), language.text(&format!("{name}.text")).to_owned())
     }
 
     /// The page that says so, seen from `root`.
@@ -294,8 +341,13 @@ fn token(request: &Request) -> Option<String> {
 }
 
 fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
-    let text = |key| scene.language.text(key, &[]);
-    pages.notice(scene, 404, &text("unknown-app.title"), &text("unknown-app.text"))
+    says(pages, scene, 404, "unknown-app")
+}
+
+/// A page that says no more than the title and the text of this name.
+fn says(pages: &Pages, scene: &Scene, status: u16, name: &str) -> Response {
+    let t = scene.language;
+    pages.notice(scene, status, t.text(&format!("{name}.title")), t.text(&format!("{name}.text")))
 }
 
 /// Whether the guest can make the account, or set the password, in the browser.
@@ -311,20 +363,20 @@ fn make_text(invite: &InviteRow) -> &'static str {
     }
 }
 
-fn hint(language: &Catalogue, invite: &InviteRow) -> String {
+fn hint(language: &Catalogue, invite: &InviteRow) -> &'static str {
     let key = match (invite.kind, &invite.username) {
         (Kind::Account, Some(_)) => "accept.hint-name",
         (Kind::Account | Kind::AccountAndContact, _) => "accept.hint",
         (Kind::Contact, _) => "accept.hint-contact",
         (Kind::Reset, _) => "accept.hint-reset",
     };
-    language.text(key, &[])
+    language.text(key)
 }
 
 /// For how long the invite is still good, in days or hours, rounded.
 fn ends(language: &Catalogue, seconds: i64) -> String {
     match seconds {
-        ..3_600 => language.text("expires.soon", &[]),
+        ..3_600 => language.text("expires.soon").to_owned(),
         3_600..172_800 => language.plural("expires.hours", (seconds + 1_800) / 3_600),
         172_800.. => language.plural("expires.days", (seconds + 43_200) / 86_400),
     }
@@ -336,30 +388,6 @@ fn needs_phone(apps: &[Arc<App>], platform: &str, kind: Kind) -> bool {
     let makes_account = matches!(kind, Kind::Account | Kind::AccountAndContact);
     let is_phone = matches!(platform, "android" | "ios");
     makes_account && !is_phone && fitting.peek().is_some() && fitting.all(|app| !app.preauth)
-}
-
-/// The apps for this platform, and those for the others by platform.
-pub fn groups(apps: &[Arc<App>], here: Option<&str>) -> (Option<Value>, Vec<Value>) {
-    let shown: Vec<(&App, Value)> = apps.iter().map(|app| (&**app, show(app))).collect();
-    let group = |platform: &str| {
-        let fitting = shown.iter().filter(|(app, _)| app.platforms.iter().any(|word| word == platform));
-        let fitting: Vec<Value> = fitting.map(|(_, value)| value.clone()).collect();
-        (!fitting.is_empty()).then(|| context! { platform, apps => fitting })
-    };
-    let mine = here.and_then(group);
-    let rest = PLATFORMS.iter().filter(|platform| mine.is_none() || Some(**platform) != here);
-    let others = rest.filter_map(|platform| group(platform)).collect();
-    (mine, others)
-}
-
-/// What templates show of an app.
-pub fn show(app: &App) -> Value {
-    let buttons = app.buttons.iter().map(|button| context! { text => &button.text, url => &button.url });
-    let buttons: Vec<Value> = buttons.collect();
-    context! {
-        id => &app.id, name => &app.name, colour => &app.colour, preauth => app.preauth, letters => app.letters(),
-        magic => app.buttons.iter().any(|button| button.magic_link_format.is_some()), buttons,
-    }
 }
 
 #[cfg(test)]
@@ -374,16 +402,5 @@ mod tests {
         assert_eq!(token_of("/invite?T&fbclid=x").as_deref(), Some("T"));
         assert_eq!(token_of("/invite?"), None);
         assert_eq!(token_of("/invite"), None);
-    }
-
-    #[test]
-    fn the_apps_of_the_device_come_first_and_nobody_is_lost() {
-        let apps: Vec<Arc<App>> = apps::embedded().into_iter().map(Arc::new).collect();
-        let (here, others) = groups(&apps, Some("android"));
-        assert!(here.is_some());
-        assert_eq!(others.len(), PLATFORMS.len() - 1);
-        let (here, others) = groups(&apps, None);
-        assert!(here.is_none());
-        assert_eq!(others.len(), PLATFORMS.len());
     }
 }

@@ -3,7 +3,6 @@
 //! A catalogue is a file of lines `name = text` in `lang/`, embedded in the binary. Knows nothing of pages.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// All languages, the first one being that for browsers that want none of them.
 const CATALOGUES: &[(&str, &str)] = &[
@@ -27,12 +26,18 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The text of this name with its placeholders filled in; the name itself if there is none.
-    pub fn text(&self, name: &str, values: &[(&str, &str)]) -> String {
-        let text = self.texts.get(name).copied().unwrap_or(name);
+    /// The text of this name as it is; the name itself if there is none.
+    pub fn text<'a>(&self, name: &'a str) -> &'a str {
+        self.texts.get(name).copied().unwrap_or(name)
+    }
+
+    /// The text of this name with its placeholders filled in.
+    pub fn text_with(&self, name: &str, values: &[(&str, &str)]) -> String {
+        let text = self.text(name);
+        let mut filled = String::with_capacity(text.len() + values.iter().map(|(_, value)| value.len()).sum::<usize>());
         // In one pass: a value may hold what looks like a placeholder.
         let mut pieces = text.split('{');
-        let mut filled = pieces.next().unwrap_or_default().to_owned();
+        filled.extend(pieces.next());
         for piece in pieces {
             let (name, rest) = piece.split_once('}').unwrap_or((piece, ""));
             match values.iter().find(|(known, _)| *known == name) {
@@ -48,25 +53,25 @@ impl Catalogue {
         let form = plural_form(self.code, number);
         let name = [format!("{name}.{form}"), format!("{name}.other")];
         let name = name.iter().find(|name| self.texts.contains_key(name.as_str()));
-        self.text(name.map_or("", String::as_str), &[("n", &number.to_string())])
+        self.text_with(name.map_or("", String::as_str), &[("n", &number.to_string())])
     }
 }
 
 /// All catalogues, read.
-pub struct Languages(Vec<Arc<Catalogue>>);
+pub struct Languages(Vec<Catalogue>);
 
 impl Languages {
     /// Reads the catalogues that are embedded in the binary.
     pub fn load() -> Languages {
         let read = |(code, source): &(&'static str, &'static str)| {
             let lines = source.lines().filter(|line| !line.starts_with('#'));
-            Arc::new(Catalogue { code, texts: lines.filter_map(|line| line.split_once(" = ")).collect() })
+            Catalogue { code, texts: lines.filter_map(|line| line.split_once(" = ")).collect() }
         };
         Languages(CATALOGUES.iter().map(read).collect())
     }
 
     /// The language that a header `Accept-Language` likes best among those that there are (RFC 9110 section 12.5.4).
-    pub fn choose(&self, accept: Option<&str>) -> &Arc<Catalogue> {
+    pub fn choose(&self, accept: Option<&str>) -> &Catalogue {
         let wanted = accept.unwrap_or_default().split(',').filter_map(|range| {
             let mut parts = range.split(';');
             let code = parts.next()?.trim().split(['-', '_']).next()?.to_ascii_lowercase();

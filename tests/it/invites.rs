@@ -368,12 +368,12 @@ fn settings_are_followed_at_once_by_the_shell_and_by_a_running_server() {
     assert_eq!(lasts(&show(&folder, link().split_once('?').unwrap().1)), 7 * DAY);
 
     let page = format!("/invite?{}", token(&invite(&folder, &[])));
-    assert!(!server.get(&page).body.contains("Ana&#x27;s place"));
+    assert!(!server.get(&page).body.contains("Ana&#39;s place"));
     set("site-name", "Ana's place");
     let body = server.get(&page).body;
-    assert!(body.contains("Ana&#x27;s place"), "{body}");
+    assert!(body.contains("Ana&#39;s place"), "{body}");
     unset("site-name");
-    assert!(!server.get(&page).body.contains("Ana&#x27;s place"));
+    assert!(!server.get(&page).body.contains("Ana&#39;s place"));
 
     set("server", "ejabberd");
     let over_http = link();
