@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::duration;
 use crate::error::{Error, Result};
-use crate::invite::{Allow, Kind, Wish};
+use crate::invite::{Allow, Kind, USES_MAX, Wish};
 use crate::log::Level;
 use crate::user::Username;
 
@@ -59,12 +59,12 @@ impl Options {
             "log-level" => self.log_level = Some(Level::parse(&text()?)?),
             "allow" => self.allow = Some(Allow::parse(&text()?)?),
             "expires" => self.expires = Some(duration::parse(&text()?)?),
-            "per-day" => self.per_day = Some(number(option, &text()?)?),
+            "per-day" => self.per_day = Some(number(option, &text()?, u32::MAX)?),
             "user" => self.user = Some(Username::parse(&text()?)?),
             "contact" => self.contact = Some(Username::parse(&text()?)?),
             "reset" => self.reset = Some(Username::parse(&text()?)?),
             "ttl" => self.ttl = Some(duration::parse(&text()?)?),
-            "uses" => self.uses = Some(number(option, &text()?)?),
+            "uses" => self.uses = Some(number(option, &text()?, USES_MAX)?),
             "role" => self.roles.push(text()?),
             "group" => self.groups.push(text()?),
             "note" => self.note = Some(text()?),
@@ -103,13 +103,10 @@ impl Options {
     }
 }
 
-fn number(option: &str, text: &str) -> Result<u32> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| {
-        Error::usage(format!(
-            "'{}' can't be --{option}: it must be a whole number from 1 to {}",
-            text.escape_debug(),
-            u32::MAX
-        ))
+fn number(option: &str, text: &str, max: u32) -> Result<u32> {
+    text.parse().ok().filter(|number| (1..=max).contains(number)).ok_or_else(|| {
+        let text = text.escape_debug();
+        Error::usage(format!("'{text}' can't be --{option}: it must be a whole number from 1 to {max}"))
     })
 }
 
