@@ -15,12 +15,12 @@ use askama::Template;
 
 use crate::http::{Request, Response};
 use crate::{key, random};
-use apps::App;
+use apps::{App, Group};
 use lang::{Catalogue, Languages};
 use look::Look;
 
 pub use form::{Form, Wrong, closed, done, form};
-pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, makes, setup};
+pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, makes, nowhere, setup};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";
@@ -58,6 +58,14 @@ struct Message<'a> {
     text: &'a str,
     /// Of the invite whose page the way leads back to.
     token: Option<&'a str>,
+    /// Apps to log in with.
+    groups: Vec<Group<'a>>,
+}
+
+impl<'a> Message<'a> {
+    fn new(scene: &'a Scene<'a>, title: &'a str, text: &'a str) -> Message<'a> {
+        Message { scene, t: scene.language, title, text, token: None, groups: Vec::new() }
+    }
 }
 
 impl Pages {
@@ -83,7 +91,7 @@ impl Pages {
 
     /// The same with the way back to the page of an invite.
     fn notice_back(&self, scene: &Scene, status: u16, title: &str, text: &str, token: Option<&str>) -> Response {
-        let page = Message { scene, t: scene.language, title, text, token };
+        let page = Message { token, ..Message::new(scene, title, text) };
         self.respond(scene, status, write(&page))
     }
 

@@ -153,7 +153,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
             match invite.map(|invite| invite.state(visit.now)) {
                 Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
                 // Whatever the server made of it, this is why.
-                Some(ended) => Ok(refuse(visit, &Missing::Ended(ended, Box::new(found.look)))),
+                Some(ended) => Ok(refuse(visit, &Missing::Ended(ended, Box::new(found)))),
                 None => Ok(refuse(visit, &Missing::Unknown)),
             }
         }
@@ -342,7 +342,7 @@ fn again(visit: &Visit, input: &Input) -> Result<Answer> {
     };
     match check_name(&input.user, found.invite.fixed_name(), &found.host) {
         Ok(username) => Ok(registered(visit, &found, username.as_str(), input.app.as_deref())),
-        Err(_) => Ok(refuse(visit, &Missing::Ended(State::Used, Box::new(found.look)))),
+        Err(_) => Ok(refuse(visit, &Missing::Ended(State::Used, Box::new(found)))),
     }
 }
 

@@ -124,6 +124,9 @@ fn method(pages: &Pages, request: &Request, allowed: &'static str, text: &str) -
 }
 
 fn nothing_here(pages: &Pages, request: &Request) -> Answer {
+    if request.wants_html() && !request.wants_json() {
+        return page::nowhere(pages, request);
+    }
     let text = "There is nothing at this address.";
     Answer::new("no-route", api::error(pages, request, 404, "Not found", "no-route", text, None))
 }

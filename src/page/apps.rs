@@ -214,6 +214,15 @@ pub fn groups<'a>(apps: &'a [Arc<App>], here: Option<&str>) -> (bool, Vec<Group<
     (mine.is_some(), groups)
 }
 
+/// The apps for this platform, or all by platform where there are none for it.
+pub fn for_device<'a>(apps: &'a [Arc<App>], here: Option<&str>) -> Vec<Group<'a>> {
+    let (is_here, mut groups) = groups(apps, here);
+    if is_here {
+        groups.truncate(1);
+    }
+    groups
+}
+
 /// Whether a program asks that makes a preview of a link for a chat or a search, rather than a guest.
 pub fn is_preview_bot(request: &Request) -> bool {
     let agent = request.header("user-agent").unwrap_or_default().to_ascii_lowercase();

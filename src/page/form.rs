@@ -117,10 +117,6 @@ pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Op
     let title = text(if is_reset { "done.title-reset" } else { "done.title" });
     let find = |id: &str| look.apps.iter().find(|app| app.id == id).map(|app| &**app);
     let app = app.and_then(find);
-    let (is_here, mut groups) = apps::groups(&look.apps, apps::platform(visit.request));
-    if is_here {
-        groups.truncate(1);
-    }
     let scene = Scene { language: t, look: Some(look), root: "" };
     let page = DonePage {
         scene: &scene,
@@ -133,7 +129,7 @@ pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Op
         web: find(apps::WEB_CLIENT).map(|app| app.link.as_str()),
         app,
         login: app.and_then(|app| login_link(app, username, address, &invite.host)),
-        groups,
+        groups: apps::for_device(&look.apps, apps::platform(visit.request)),
     };
     visit.pages.respond(&scene, 200, write(&page))
 }

@@ -7,7 +7,7 @@ use askama::Template;
 use super::apps::{self, App, Group};
 use super::lang::Catalogue;
 use super::look::Look;
-use super::{Pages, Scene, assets, write};
+use super::{Message, Pages, Scene, assets, write};
 use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
@@ -118,6 +118,7 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
     let kind = invite.kind.word();
     let lead = match (invite.kind, &invite.username) {
         (Kind::Account, Some(_)) => text("lead.account-name"),
+        (Kind::Reset, _) if makes(&found) => text("lead.reset-here"),
         _ => text(&format!("lead.{kind}")),
     };
     let platform = apps::platform(request);
@@ -223,10 +224,7 @@ pub fn logo(pages: &Pages, readers: &Readers, request: &Request, host: &str) -> 
     };
     match value.as_deref().and_then(assets::read_logo) {
         Some((media_type, bytes)) => Ok(Answer::new("asset", assets::respond(media_type, bytes))),
-        None => {
-            let scene = Scene { language: pages.language(request), look: None, root: "../../" };
-            Ok(Answer::new("no-route", says(pages, &scene, 404, "home")))
-        }
+        None => Ok(nowhere(pages, request)),
     }
 }
 
@@ -234,6 +232,12 @@ pub fn logo(pages: &Pages, readers: &Readers, request: &Request, host: &str) -> 
 pub fn home(pages: &Pages, request: &Request) -> Answer {
     let scene = Scene { language: pages.language(request), look: None, root: "" };
     Answer::new("home", says(pages, &scene, 200, "home"))
+}
+
+/// What guests get at an address where nothing is.
+pub fn nowhere(pages: &Pages, request: &Request) -> Answer {
+    let scene = Scene { language: pages.language(request), look: None, root: "" };
+    Answer::new("no-route", says(pages, &scene, 404, "home"))
 }
 
 /// Why there is no pending invite to show.
@@ -245,7 +249,7 @@ pub enum Missing {
     /// Nobody knows the token.
     Unknown,
     /// The invite has ended.
-    Ended(State, Box<Look>),
+    Ended(State, Box<Found>),
 }
 
 impl Missing {
@@ -278,6 +282,7 @@ impl Missing {
             Missing::Limit(_) => "limit",
             Missing::Ended(State::Revoked, _) => "ended.revoked",
             Missing::Ended(State::Expired, _) => "ended.expired",
+            Missing::Ended(_, found) if found.invite.kind == Kind::Reset => "ended.used-reset",
             Missing::Ended(..) => "ended.used",
         };
         (language.text(&format!("{name}.title")).to_owned(), language.text(&format!("{name}.text")).to_owned())
@@ -286,9 +291,15 @@ impl Missing {
     /// The page that says so, seen from `root`.
     pub fn page(&self, visit: &Visit, root: &'static str) -> Answer {
         let language = visit.pages.language(visit.request);
-        let look = if let Missing::Ended(_, look) = self { Some(&**look) } else { None };
         let (title, text) = self.texts(language);
-        let response = visit.pages.notice(&Scene { language, look, root }, self.status(), &title, &text);
+        let found = if let Missing::Ended(_, found) = self { Some(&**found) } else { None };
+        let scene = Scene { language, look: found.map(|found| &found.look), root };
+        // Perhaps the guest has just made the account, and comes back to see how to go on.
+        let goes_on = |found: &&Found| self.reason() == "token-used" && found.invite.kind.makes_account();
+        let platform = apps::platform(visit.request);
+        let groups = found.filter(goes_on).map(|found| apps::for_device(&found.look.apps, platform));
+        let page = Message { groups: groups.unwrap_or_default(), ..Message::new(&scene, &title, &text) };
+        let response = visit.pages.respond(&scene, self.status(), write(&page));
         let response = match self {
             Missing::Limit(seconds) => response.with("Retry-After", seconds.to_string()),
             _ => response,
@@ -307,7 +318,7 @@ fn find(visit: &Visit, root: &'static str) -> Result<std::result::Result<Found, 
 pub fn look_up(visit: &Visit, token: Option<&str>) -> Result<std::result::Result<Found, Missing>> {
     Ok(look_up_any(visit, token)?.and_then(|found| match found.invite.state(visit.now) {
         State::Pending => Ok(found),
-        ended => Err(Missing::Ended(ended, Box::new(found.look))),
+        ended => Err(Missing::Ended(ended, Box::new(found))),
     }))
 }
 

@@ -302,6 +302,21 @@ fn a_reset_offers_no_apps_to_install() {
     assert!(page.body.contains("password") && !page.body.contains("Get an app"), "{}", page.body);
 }
 
+/// Few apps can open such a link, and every browser can.
+#[test]
+fn the_first_way_of_a_reset_is_the_browser() {
+    let site = Site::start();
+    let token = site.invite(&["--reset", "ana"]);
+    let main = |page: &Reply| page.body.split("class=\"button\"").nth(1).unwrap().split('>').next().unwrap().to_owned();
+    let page = site.page(&token);
+    assert_eq!(main(&page), format!(" href=\"register?t={token}\" rel=\"nofollow\""));
+    assert!(page.body.contains("here in the browser") && page.body.contains("Open in my app"), "{}", page.body);
+    site.set("register", "off");
+    let page = site.page(&token);
+    assert!(main(&page).starts_with(" href=\"xmpp:"), "{}", page.body);
+    assert!(!page.body.contains("browser"), "{}", page.body);
+}
+
 #[test]
 fn a_contact_invite_comes_to_the_point_first_and_says_that_an_account_is_needed() {
     let site = Site::start();
@@ -440,6 +455,40 @@ fn used_expired_revoked_and_unknown_are_told_apart() {
             assert!(titles.insert(title(&page)), "two pages have the title {}", title(&page));
             assert!(language != "en" || title(&page).contains(word), "{}", title(&page));
         }
+    }
+}
+
+/// Who has just made the account comes back to see how to go on.
+#[test]
+fn a_used_invite_shows_where_to_log_in_and_no_other_ended_one_does() {
+    let site = Site::start();
+    let kinds: [&[&str]; 4] = [&[], &["--contact", "ana", "--register"], &["--contact", "ana"], &["--reset", "ana"]];
+    for (kind, shows) in kinds.into_iter().zip([true, true, false, false]) {
+        let [used, revoked] = [site.invite(kind), site.invite(kind)];
+        site.sql().execute("DELETE FROM prosody WHERE key = ?1", [&used]).unwrap();
+        done(&site.folder.db(), &["revoke", HOST, &revoked]);
+        for (token, shows) in [(&used, shows), (&revoked, false)] {
+            let page = site.page_for(token, &[("User-Agent", ANDROID)]);
+            assert_eq!(page.status, 410);
+            let has = |text: &str| page.body.contains(text);
+            let parts = [has("For Android"), has("https://play.google.com/"), has("Log in"), has(">Dino<")];
+            assert_eq!(parts, [shows, shows, shows, false], "{kind:?}: {}", page.body);
+        }
+        let is_reset = kind.contains(&"--reset");
+        assert_eq!(site.page(&used).body.contains("The new password is set"), is_reset, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_guest_who_goes_astray_is_told_so_in_the_own_language() {
+    let site = Site::start();
+    for target in ["/", "/invit", "/register/x", "/invite/T0ken"] {
+        let headers = [("Accept", "text/html"), ("Accept-Language", "de")];
+        let page = site.server.request("GET", target, &headers);
+        assert_headers_of_every_page(&page, if target == "/" { 200 } else { 404 });
+        assert!(page.body.contains("<html lang=\"de\"") && page.body.contains("Einladung"), "{}", page.body);
+        let page = site.server.request("GET", target, &[("Accept", "application/json")]);
+        assert_eq!(page.body.contains("no-route"), target != "/", "{}", page.body);
     }
 }
 

@@ -78,6 +78,11 @@ fn all_that_is_wrong_is_said_at_once() {
     let reply = register(&site.server, &site.invite(&[]), "a b", "short");
     assert_eq!(reply.status, 400);
     assert!(!problem(&reply, "user").is_empty() && !problem(&reply, "password").is_empty());
+    assert!(!reply.body.contains("password-again"), "{}", reply.body);
+    // A password that was good is not sent back, and that has to be said.
+    let reply = register(&site.server, &site.invite(&[]), "a b", PASSWORD);
+    assert!(reply.body.contains("<p id=\"password-again\">Enter the password once more."), "{}", reply.body);
+    assert!(input(&reply.body, "password").contains("\"password-hint password-again\""), "{}", reply.body);
 }
 
 #[test]
