@@ -304,6 +304,9 @@ fn multiply(db: &Path, invites: usize) {
     let sql = sql.replace("OURS", if is_ours { ours } else { "" });
     conn.execute_batch(&sql.replace("COUNT", &invites.to_string()).replace("MODEL", &model)).unwrap();
     conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    // Or the first sync of whoever is measured would take what is left to write of this.
+    drop(conn);
+    std::fs::File::open(db).unwrap().sync_all().unwrap();
 }
 
 /// Where Prosody's default store keeps the invites of the host.
