@@ -122,9 +122,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
     let (help, takes) = match name.as_str() {
         "help" => {
             return match parser.next().map_err(wrong)? {
-                Some(Value(name)) => parse([name, "--help".into()], None),
-                Some(option @ (Short(_) | Long(_))) => Err(wrong(option.unexpected())),
-                None => Ok(Command::Help(help::OVERVIEW.to_owned())),
+                Some(Value(name)) if name != "help" => parse([name, "--help".into()], None),
+                Some(Value(_) | Short('h') | Long("help")) | None => Ok(Command::Help(help::OVERVIEW.to_owned())),
+                Some(option) => Err(wrong(option.unexpected())),
             };
         }
         "create" => (help::CREATE.to_owned(), &["db", "allow", "expires", "per-day"][..]),
@@ -325,6 +325,9 @@ mod tests {
         let commands = help::OVERVIEW.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
         let commands: Vec<&str> = commands.filter(|word| !word.is_empty() && !word.starts_with('-')).collect();
         assert_eq!(commands.len(), 18, "{commands:?}");
+        for words in [&["help"][..], &["help", "help"], &["help", "--help"], &["-h"]] {
+            assert!(matches!(parse_words(words), Ok(Command::Help(text)) if text == help::OVERVIEW), "{words:?}");
+        }
         for words in commands.iter().map(|command| vec![*command, "--help"]).chain([vec!["--help"]]) {
             let words = &words[..];
             let Ok(Command::Help(text)) = parse_words(words) else { panic!("{words:?}") };

@@ -114,7 +114,9 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
 /// A typing error here would show guests what the admin did not mean.
 fn check_app_ids(store: &Store, host: &Host, name: &str, ids: &str) -> Result<()> {
     let own = store.setting(host, "apps")?.and_then(|text| apps::read(&text).ok()).unwrap_or_default();
-    let known: Vec<String> = own.into_iter().chain(apps::embedded()).map(|app| app.id).collect();
+    let mut known: Vec<String> = own.into_iter().map(|app| app.id).collect();
+    let ours: Vec<String> = apps::embedded().into_iter().map(|app| app.id).filter(|id| !known.contains(id)).collect();
+    known.extend(ours);
     let is_known = |id: &&str| *id == apps::WEB_CLIENT || known.iter().any(|known| known == id);
     match ids.split(',').find(|id| !is_known(id)) {
         None => Ok(()),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::wire::{Certificate, Wire};
 
-/// The most bytes that a server may send for one answer, TLS included: a page is some 40 KB, with a logo and a style more.
+/// The most bytes that a server may send for one answer, TLS included: a page is some 20 KB, with a logo and a style more.
 const BYTES: usize = 512 * 1024;
 
 /// Where a server is: the parts of an address `http://HOST:PORT/PATH`.

@@ -50,7 +50,7 @@ struct Scene<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "message.html")]
+#[template(path = "message.html", config = ".askama.toml")]
 struct Message<'a> {
     scene: &'a Scene<'a>,
     t: &'a Catalogue,

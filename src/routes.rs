@@ -124,7 +124,8 @@ fn method(pages: &Pages, request: &Request, allowed: &'static str, text: &str) -
 }
 
 fn nothing_here(pages: &Pages, request: &Request) -> Answer {
-    if request.wants_html() && !request.wants_json() {
+    let is_guest = request.header(DOOR).is_none() && !request.path.starts_with("/invites_api");
+    if is_guest && request.wants_html() && !request.wants_json() {
         return page::nowhere(pages, request);
     }
     let text = "There is nothing at this address.";
@@ -151,6 +152,9 @@ fn failed(pages: &Pages, request: &Request, error: &Error) -> Answer {
 pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
     match Place::of(&request.path) {
         _ if answer.reason == "no-route" => "-",
+        // Where the database is away, nothing gets as far as that.
+        Place::Nowhere => "-",
+        Place::Logo(_) if answer.reason != "asset" => "/invite/logo/-",
         Place::ApiInvite(_) => "/invites_api/invites/-",
         // Only an app that was found is known to be one; anything else can be a token (`/invite/setup/monal%3FTOKEN`).
         Place::Setup(_) if answer.reason != "shown" => "/invite/setup/-",
@@ -219,7 +223,7 @@ impl Place<'_> {
         }
     }
 
-    /// The path, or what all paths of this kind begin with.
+    /// The path, or what all paths of this kind begin with; `other` where there is nothing.
     fn name(self) -> &'static str {
         match self {
             Place::Home => "/",

@@ -156,7 +156,7 @@ impl Store {
             }
             // With the first read its log is opened, which stays until the last connection of all goes.
             conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
-            // A cache of 256 KiB: lookups touch a handful of pages, and each worker has a connection.
+            // A cache of 256 KiB: lookups touch a handful of pages, and there are several connections.
             conn.execute_batch(
                 "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY;
                  PRAGMA journal_size_limit = 16777216",
@@ -165,7 +165,7 @@ impl Store {
         };
         let cannot = |error: Error| error.context(format_args!("cannot open {}", path.display()));
         let conn = connect().map_err(cannot)?;
-        let place = Place::look(path).map_err(|error| cannot(Error::new(Kind::Unavailable, error.to_string())))?;
+        let place = Place::look(path).map_err(|error| cannot(Error::unavailable(error.to_string())))?;
         Ok(Store { conn, place })
     }
 
@@ -182,7 +182,7 @@ impl Store {
         if self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], copied)? {
             return Ok(());
         }
-        Err(Error::new(Kind::Unavailable, "a sync has failed, and the log can't be copied into the database yet"))
+        Err(Error::unavailable("a sync has failed, and the log can't be copied into the database yet"))
     }
 
     fn migrate(&mut self) -> Result<()> {
@@ -361,9 +361,9 @@ impl From<rusqlite::Error> for Error {
         };
         match code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                Error::new(Kind::Unavailable, "another process keeps it locked (end that process, or try again)")
+                Error::unavailable("another process keeps it locked (end that process, or try again)")
             }
-            ErrorCode::DiskFull => Error::new(Kind::Unavailable, "the disk is full (make room; nothing was changed)"),
+            ErrorCode::DiskFull => Error::unavailable("the disk is full (make room; nothing was changed)"),
             ErrorCode::NotADatabase => Error::config("it is not an SQLite database (pass --db with another FILE)"),
             ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
                 Kind::Permission,
@@ -372,10 +372,9 @@ impl From<rusqlite::Error> for Error {
                     if code == ErrorCode::ReadOnly { "write" } else { "open" }
                 ),
             ),
-            ErrorCode::SystemIoFailure => Error::new(
-                Kind::Unavailable,
-                format!("the system fails to read or write it: {error} (look at the disk and at the system's log)"),
-            ),
+            ErrorCode::SystemIoFailure => Error::unavailable(format!(
+                "the system fails to read or write it: {error} (look at the disk and at the system's log)"
+            )),
             ErrorCode::DatabaseCorrupt => Error::new(Kind::Io, "it is damaged (restore a backup)"),
             _ => Error::internal(error.to_string()),
         }

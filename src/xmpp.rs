@@ -1,5 +1,5 @@
 //! A blocking XMPP client that registers an account, or sets a new password, with a token; and [`Probe`], which only looks
-//! what a server offers and whether it knows a token.
+//! at what a server offers, and whether it knows a token.
 //!
 //! A TCP connection with STARTTLS (RFC 6120 section 5) or with TLS from the start (XEP-0368), the token (XEP-0445 section
 //! 4), the registration (XEP-0077 section 3.1), and the end of the stream: what any client would do, so that the server's

@@ -27,7 +27,7 @@ invited - hands out invites to an XMPP server. Usage: invited COMMAND [ARGUMENTS
   unset HOST NAME          take a setting back to its default
 
 Options: --db FILE (else $INVITED_DB, else /var/lib/invited/invited.sqlite), --help, --version.
-`invited COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 wrong usage
+`invited help COMMAND` (or COMMAND --help) says more. Exit codes: 0 done, 1 failed, 2 wrong usage
 (those of `serve` are in the README). Results go to stdout, all else to stderr.
 ";
 

@@ -34,7 +34,7 @@ use crate::views::Views;
 /// The most workers that may wait for a lock, or for the XMPP server: the others are left for everybody else.
 const MOST: usize = server::WORKERS - 8;
 
-/// The connections on which requests read: more than processors would be of no use.
+/// The connections on which requests read: a read takes well under a millisecond, so that a few are enough for all workers.
 const READERS: usize = 4;
 
 /// The access mode of Unix sockets unless told otherwise: for the proxy's group.
@@ -109,10 +109,9 @@ pub fn bind(listen: &Listen, socket_mode: Option<u32>, door: Door) -> Result<Lis
             Kind::CannotCreate,
             format!("cannot listen on {name}: there is no such folder (make it, or choose with {option})"),
         ),
-        io::ErrorKind::AddrInUse => Error::new(
-            Kind::Unavailable,
-            format!("cannot listen on {name}: another program does (end it, or choose with {option})"),
-        ),
+        io::ErrorKind::AddrInUse => Error::unavailable(format!(
+            "cannot listen on {name}: another program does (end it, or choose with {option})"
+        )),
         io::ErrorKind::PermissionDenied => Error::new(
             Kind::Permission,
             format!(

@@ -30,7 +30,7 @@ pub struct Wrong {
 }
 
 #[derive(Template)]
-#[template(path = "form.html")]
+#[template(path = "form.html", config = ".askama.toml")]
 struct FormPage<'a> {
     scene: &'a Scene<'a>,
     t: &'a Catalogue,
@@ -55,7 +55,7 @@ struct WrongFields<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "done.html")]
+#[template(path = "done.html", config = ".askama.toml")]
 struct DonePage<'a> {
     scene: &'a Scene<'a>,
     t: &'a Catalogue,

@@ -46,7 +46,7 @@ impl Visit<'_> {
     }
 }
 
-/// A pending invite, and all that its pages need.
+/// An invite, and all that its pages need.
 pub struct Found {
     /// Its token.
     pub token: String,
@@ -63,7 +63,7 @@ pub struct Found {
 }
 
 #[derive(Template)]
-#[template(path = "invite.html")]
+#[template(path = "invite.html", config = ".askama.toml")]
 struct InvitePage<'a> {
     scene: &'a Scene<'a>,
     t: &'a Catalogue,
@@ -86,7 +86,7 @@ struct InvitePage<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "setup.html")]
+#[template(path = "setup.html", config = ".askama.toml")]
 struct SetupPage<'a> {
     scene: &'a Scene<'a>,
     t: &'a Catalogue,
@@ -295,7 +295,8 @@ impl Missing {
         let found = if let Missing::Ended(_, found) = self { Some(&**found) } else { None };
         let scene = Scene { language, look: found.map(|found| &found.look), root };
         // Perhaps the guest has just made the account, and comes back to see how to go on.
-        let goes_on = |found: &&Found| self.reason() == "token-used" && found.invite.kind.makes_account();
+        let goes_on =
+            |found: &&Found| matches!(self, Missing::Ended(State::Used, _)) && found.invite.kind.makes_account();
         let platform = apps::platform(visit.request);
         let groups = found.filter(goes_on).map(|found| apps::for_device(&found.look.apps, platform));
         let page = Message { groups: groups.unwrap_or_default(), ..Message::new(&scene, &title, &text) };

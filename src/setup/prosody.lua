@@ -6,7 +6,7 @@
 -- those there, and leave them out here.
 -- invited must be able to write the same file: run it as the user prosody, or as one that shares a group with it.
 
--- Prosody 0.12 must be told to wait for locks, and to take the lock before it looks what it has to make; 13 needs neither.
+-- Prosody 0.12 must be told to wait for locks, and to take the lock before it looks for its table; 13 needs neither.
 if not Lua then
     local util_sql = require "util.sql"
     local create_engine = util_sql.create_engine

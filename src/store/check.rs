@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use super::invite::State;
 use super::place::Place;
 use super::{BUSY_TIMEOUT, MIGRATIONS, Store, Tx, ejabberd, prosody, version};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::invite::Server;
 
@@ -50,8 +50,7 @@ impl Store {
         // The log of a database is there once it has been read.
         let _ = conn.query_row("PRAGMA schema_version", [], |_| Ok(()));
         let place = Place::look_without_log(path);
-        let place =
-            place.map_err(|error| Error::new(Kind::Unavailable, format!("cannot open {}: {error}", path.display())))?;
+        let place = place.map_err(|error| Error::unavailable(format!("cannot open {}: {error}", path.display())))?;
         Ok(Store { conn, place })
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{OFlags, StatVfsMountFlags, fstatvfs};
 use rustix::io::Errno;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Opens a file for reading; what is no file, such as a pipe that nobody fills, is an error at once.
 pub fn open_file(path: &Path) -> io::Result<File> {
@@ -105,17 +105,14 @@ impl Place {
     pub fn check(&self) -> Result<()> {
         match self.path.metadata() {
             Ok(found) if Id::of(&found) == self.file => Ok(()),
-            Ok(_) => Err(Error::new(
-                Kind::Unavailable,
-                format!("another file has taken the place of {} (start invited again)", self.path.display()),
-            )),
+            Ok(_) => Err(Error::unavailable(format!(
+                "another file has taken the place of {} (start invited again)",
+                self.path.display()
+            ))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.gone()),
             Err(error) => {
                 let path = self.path.display();
-                Err(Error::new(
-                    Kind::Unavailable,
-                    format!("cannot look at {path}: {error} (give access to its folder)"),
-                ))
+                Err(Error::unavailable(format!("cannot look at {path}: {error} (give access to its folder)")))
             }
         }
     }
@@ -132,12 +129,9 @@ impl Place {
 
     fn gone(&self) -> Error {
         let path = self.path.display();
-        Error::new(
-            Kind::Unavailable,
-            format!(
-                "{path} or its -wal has gone while it was open (put them back, or stop invited and `invited restore` a backup)"
-            ),
-        )
+        Error::unavailable(format!(
+            "{path} or its -wal has gone while it was open (put them back, or stop invited and `invited restore` a backup)"
+        ))
     }
 }
 

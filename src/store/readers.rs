@@ -1,4 +1,7 @@
-//! The connections on which requests read: a few for all workers, since there are only so many processors.
+//! The connections on which requests read.
+//!
+//! A few for all workers: a read is short, and each connection takes memory. Knows nothing of what is read, and never waits
+//! for the writer.
 
 use std::ops::Deref;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

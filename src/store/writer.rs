@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ErrorCode;
 
 use super::{BUSY_TIMEOUT, Store, Tx};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::thread::spawn;
 
 /// The stack of the two threads, in bytes: SQLite wants some.
@@ -105,7 +105,7 @@ fn run_job<T: Send + 'static>(
     let attempt = |(tx, shared): (&Tx, bool)| {
         // SQLite itself takes a transaction back on a full disk or a failed read: what comes after must not be written alone.
         if tx.conn.is_autocommit() {
-            return Err(Error::new(Kind::Unavailable, "the transaction that this write shared was taken back"));
+            return Err(Error::unavailable("the transaction that this write shared was taken back"));
         }
         let savepoint = |sql| -> Result<()> {
             if shared {
@@ -172,11 +172,11 @@ fn commit(
             // A job that has the transaction to itself needs no savepoint: what it wrote goes with the transaction.
             let is_kept = shared || replies.iter().all(|reply| !reply.failed);
             let kept = if is_kept { execute("COMMIT") } else { Ok(()) };
-            if !store.conn.is_autocommit() {
-                // What could not be written must not be written later, with what comes then.
-                execute("ROLLBACK")?;
+            if store.conn.is_autocommit() {
+                return kept;
             }
-            kept
+            // What could not be written must not be written later, with what comes then.
+            kept.and(execute("ROLLBACK"))
         }
         Err(error) => {
             replies.extend(batch.into_iter().chain(jobs.try_iter()).map(|job| job(Err(error.clone()))));

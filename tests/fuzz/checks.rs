@@ -83,7 +83,7 @@ fn rewritten(head: &head::Head, original: &Plain, body: &[u8]) {
             "content-length" => assert_eq!(*value, body.len().to_string().as_bytes()),
             _ => {
                 let ascii = |byte: &u8| if byte.is_ascii() { *byte } else { 0x1a };
-                // What proxies add to stands in the last line of its name.
+                // Of a header that proxies add to, the last line counts.
                 let is_list = ["x-forwarded-for", "forwarded"].contains(&name.as_str());
                 let line = if is_list { original.all(name).last() } else { original.all(name).next() };
                 let line: Vec<u8> = line.unwrap().iter().map(ascii).collect();

@@ -12,6 +12,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{Folder, PATIENCE, Reply, Server, connect, create_key, read_reply};
 
+/// Requests that the program works on at the same time.
+const WORKERS: usize = 24;
+
 /// An honest request; there is nothing there, and the answer says so.
 const HONEST: &str = "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -259,21 +262,22 @@ fn the_largest_body_is_taken() {
 /// in all, and nobody else waits for it.
 #[test]
 fn stalled_requests_time_out_and_hold_nobody_up() {
+    assert!(include_str!("../../src/server.rs").contains(&format!("pub const WORKERS: usize = {WORKERS};")));
     let (_folder, mut server, _) = serving();
     let start = Instant::now();
     let head = "POST /invites_api HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
-    let connections = stalled(server.addr, 32, head);
+    let connections = stalled(server.addr, 2 * WORKERS, head);
     thread::scope(|scope| {
         let slow = scope.spawn(|| trickle(server.addr));
         let longest = honest(&server, 30);
-        eprintln!("32 stalled bodies: the slowest of 30 honest requests took {longest:?}");
+        eprintln!("{} stalled bodies: the slowest of 30 honest requests took {longest:?}", 2 * WORKERS);
         for mut connection in connections {
             assert_eq!(last_reply(&mut connection).status, 408);
         }
         assert_eq!(slow.join().unwrap(), 408);
     });
     let took = start.elapsed();
-    eprintln!("32 stalled bodies and one slow head: all timed out after {took:?}");
+    eprintln!("{} stalled bodies and one slow head: all timed out after {took:?}", 2 * WORKERS);
     assert!(took >= Duration::from_secs(9), "they were given up after {took:?}");
     assert!(took < Duration::from_secs(20), "they were given up only after {took:?}");
     assert_sound(&mut server, "stalled requests");
@@ -415,11 +419,13 @@ fn clients_that_never_read_hold_nobody_up() {
             assert!(sent < 200, "the server has read all requests");
             stream
         };
-        let clients: Vec<_> = (0..16).map(|_| scope.spawn(deaf)).collect();
+        let clients: Vec<_> = (0..WORKERS).map(|_| scope.spawn(deaf)).collect();
         let during = honest(&server, 30);
         let _held: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let after = honest(&server, 30);
-        eprintln!("16 deaf: the slowest of 30 honest requests took {during:?} meanwhile and {after:?} afterwards");
+        eprintln!(
+            "{WORKERS} deaf: the slowest of 30 honest requests took {during:?} meanwhile and {after:?} afterwards"
+        );
     });
     assert_sound(&mut server, "clients that never read");
 }

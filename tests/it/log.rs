@@ -67,6 +67,28 @@ fn pairs(line: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
+/// What leads nowhere can hold a key or a token; so it is while the database is away, when nobody looks where it leads.
+#[test]
+fn a_path_that_leads_nowhere_is_in_no_log() {
+    let site = Site::start(&[]);
+    let astray = ["/invite/T0ken", "/invites_api%3Fkey=T0ken/x", "/invites_api/invites/T0ken/x", "/invite/logo/T0ken"];
+    let found = ["/invites_api/invites/T0ken", "/invite/setup/T0ken", "/invite/get/T0ken"];
+    let ask = |status: &[u16]| {
+        for target in astray.iter().chain(&found) {
+            let reply = site.server.get(target);
+            assert!(status.contains(&reply.status), "{target}: {}", reply.status);
+        }
+    };
+    ask(&[403, 404]);
+    std::fs::rename(site.folder.db(), site.folder.file("away")).unwrap();
+    ask(&[503]);
+    let log = site.server.log_with("path=/invite/get/- status=503");
+    assert!(!log.contains("T0ken"), "{log}");
+    for line in ["path=- status=404", "path=- status=503", "path=/invites_api/invites/- status=503"] {
+        assert!(log.contains(line), "{line} is not in {log}");
+    }
+}
+
 #[test]
 fn each_level_writes_what_it_says() {
     const ALL: [&str; 4] = ["reason=home", "reason=key-malformed", "reason=gate-host", "reason=unavailable"];

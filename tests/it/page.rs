@@ -480,7 +480,7 @@ fn a_used_invite_shows_where_to_log_in_and_no_other_ended_one_does() {
 }
 
 #[test]
-fn a_guest_who_goes_astray_is_told_so_in_the_own_language() {
+fn a_guest_who_goes_astray_is_told_where_in_their_language() {
     let site = Site::start();
     for target in ["/", "/invit", "/register/x", "/invite/T0ken"] {
         let headers = [("Accept", "text/html"), ("Accept-Language", "de")];

@@ -255,6 +255,7 @@ function util_sql.create_engine(...)
     local create_index = engine._create_index
     function engine:_create_index(index)
         if index.name == "prosody_index" then
+            -- Without the lock the invite is written within the second; with it, it waits for this transaction.
             os.execute("{PROGRAM} invite example.com --db {} & sleep 1")
         end
         return create_index(self, index)
