@@ -117,7 +117,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         Some(Short('h') | Long("help")) => return Ok(Command::Help(help::OVERVIEW.to_owned())),
         Some(Short('V') | Long("version")) => return Ok(Command::Version),
         Some(Value(name)) => name.string().map_err(wrong)?,
-        Some(option) => return Err(wrong(option.unexpected())),
+        Some(option) => {
+            let option = wrong(option.unexpected());
+            return Err(Error::usage(format!("{option} (options come after the command, see `invited --help`)")));
+        }
     };
     let (help, takes) = match name.as_str() {
         "help" => {
@@ -213,8 +216,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             Command::Invite { db, host, wish: options.wish().map_err(see)?, output }
         }
         "invites" => Command::Invites { db, host: words.host()?, all: options.all, json: options.json },
-        "show" => Command::Show { db, host: words.host()?, token: words.required("TOKEN")?, json: options.json },
-        "revoke" => Command::Revoke { db, host: words.host()?, token: words.required("TOKEN")? },
+        "show" => Command::Show { db, host: words.host()?, token: words.token()?, json: options.json },
+        "revoke" => Command::Revoke { db, host: words.host()?, token: words.token()? },
         "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
         "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
         "serve" => {
@@ -290,6 +293,13 @@ impl Words<'_> {
 
     fn host(&mut self) -> Result<Host> {
         Host::parse(&self.required("HOST")?)
+    }
+
+    /// A token, also where it is given as the link that it came in.
+    fn token(&mut self) -> Result<String> {
+        let text = self.required("TOKEN")?;
+        let text = text.rsplit_once("preauth=").or(text.rsplit_once('?')).map_or(text.as_str(), |(_, token)| token);
+        Ok(text.to_owned())
     }
 
     fn setting(&mut self) -> Result<&'static Setting> {
@@ -372,6 +382,7 @@ mod tests {
             (&["set", "a.example", "url", "ftp://x"], "https://"),
             (&["try", "--db", "x"], "db"),
             (&["help", "bogus"], "'bogus'"),
+            (&["--db", "x", "list", "a.example"], "after the command"),
             (&["create", "a.example", "--per-day", "99999999999"], "to 4294967295"),
             (&["create", "a.example", "--expires", "11y"], "too long"),
             (&["setup"], "WHAT"),

@@ -84,7 +84,8 @@ pub const INVITES: &str = "\
 Usage: invited invites HOST [--all] [--json] [--db FILE]
 
 Prints the pending invites of HOST, oldest first, those made inside XMPP clients too. One a line,
-with tabs between: TOKEN, state, when it ends or ended, what for, made by, uses left, note.
+with tabs between: TOKEN, state, when it ends or ended and what guests did with the page, what for,
+made by, uses left, note.
 With --all, the used, revoked and expired ones as well; with --json, an array of objects.
 ";
 

@@ -31,8 +31,12 @@ use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
 use crate::views::Views;
 
-/// The most workers that may wait for a lock, or for the XMPP server: the others are left for everybody else.
+/// The most workers that may wait for the XMPP server.
 const MOST: usize = server::WORKERS - 8;
+
+/// So many workers that wait for a lock are a crowd, and wait for less long: with those that wait for the XMPP server they
+/// leave some for everybody else.
+const CROWD: usize = 6;
 
 /// The connections on which requests read: a read takes well under a millisecond, so that a few are enough for all workers.
 const READERS: usize = 4;
@@ -144,7 +148,7 @@ fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()
     let (views, metrics) = (Arc::default(), Arc::default());
     let folder = PrivateFolder::make()?;
     harden::restrict(store.path(), folder.path(), &[])?;
-    let writer = Writer::start(store.another()?, MOST)?;
+    let writer = Writer::start(store.another()?, CROWD)?;
     let socket = folder.path().join(server::SOCKET);
     server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy), 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
@@ -175,7 +179,7 @@ fn serve(
     let level = harden::restrict(store.path(), folder.path(), &sockets)?;
     log::event(Level::Info, &[("event", &"hardened"), ("landlock", &level)]);
     let (views, metrics) = (Arc::default(), Arc::default());
-    let writer = Writer::start(store.another()?, MOST)?;
+    let writer = Writer::start(store.another()?, CROWD)?;
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     watch(store.another()?, wake)?;
@@ -297,7 +301,8 @@ The same as a bookmark that leads straight to the new invite's page:
   http://{address}/invites_api?key={key}&redirect=true
   curl -sL 'http://{address}/invites_api?key={key}&redirect=true'
 
-Other commands find this database with --db {}
+There is no XMPP server behind it: an account can't be made. Other commands find this database with
+--db {}
 
 ",
             db.display()

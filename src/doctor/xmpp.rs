@@ -38,13 +38,15 @@ pub fn check(report: &mut Report, host: &Host, settings: &Settings, trial: Optio
     let mut probe = match Probe::open(address, host, Instant::now() + PATIENCE) {
         Ok(probe) => probe,
         Err(error) => {
-            report.error(
-                "xmpp",
-                format!("the XMPP server {address} can't be asked about {host}: {error}"),
+            let why = error.to_string();
+            let help = if why.contains("TLS failed") {
+                format!("give it a certificate for {host}, as with `prosodyctl cert import {host}`; its log says more")
+            } else {
                 format!(
                     "start it, see that it serves {host}, or say with `invited set {host} xmpp HOST:PORT` where it is"
-                ),
-            );
+                )
+            };
+            report.error("xmpp", format!("the XMPP server {address} can't be asked about {host}: {why}"), help);
             return seen;
         }
     };

@@ -237,7 +237,8 @@ pub fn home(pages: &Pages, request: &Request) -> Answer {
 /// What guests get at an address where nothing is.
 pub fn nowhere(pages: &Pages, request: &Request) -> Answer {
     let scene = Scene { language: pages.language(request), look: None, root: "" };
-    Answer::new("no-route", says(pages, &scene, 404, "home"))
+    let t = scene.language;
+    Answer::new("no-route", pages.notice(&scene, 404, t.text("nowhere.title"), t.text("unknown.text")))
 }
 
 /// Why there is no pending invite to show.
@@ -276,16 +277,25 @@ impl Missing {
 
     /// Title and text for people.
     pub fn texts(&self, language: &Catalogue) -> (String, String) {
-        let name = match self {
-            Missing::NoToken | Missing::Unknown => "unknown",
+        let (title, text, host) = match self {
+            Missing::NoToken | Missing::Unknown => ("unknown.title", "unknown.text", ""),
             // The invite may be a good one: whoever shares an address with someone who tries must not hear otherwise.
-            Missing::Limit(_) => "limit",
-            Missing::Ended(State::Revoked, _) => "ended.revoked",
-            Missing::Ended(State::Expired, _) => "ended.expired",
-            Missing::Ended(_, found) if found.invite.kind == Kind::Reset => "ended.used-reset",
-            Missing::Ended(..) => "ended.used",
+            Missing::Limit(_) => ("limit.title", "limit.text", ""),
+            Missing::Ended(state, found) => {
+                let is_reset = found.invite.kind == Kind::Reset;
+                let (title, text) = match state {
+                    State::Revoked if is_reset => ("ended.revoked-reset.title", "ended.revoked-reset.text"),
+                    State::Revoked => ("ended.revoked.title", "ended.revoked.text"),
+                    State::Expired if is_reset => ("ended.expired-reset.title", "ended.expired-reset.text"),
+                    State::Expired => ("ended.expired.title", "ended.expired.text"),
+                    _ if is_reset => ("ended.used-reset.title", "ended.used-reset.text"),
+                    _ if found.invite.kind.makes_account() => ("ended.used.title", "ended.used-account.text"),
+                    _ => ("ended.used.title", "ended.used.text"),
+                };
+                (title, text, found.invite.host.as_str())
+            }
         };
-        (language.text(&format!("{name}.title")).to_owned(), language.text(&format!("{name}.text")).to_owned())
+        (language.text(title).to_owned(), language.text_with(text, &[("host", host)]))
     }
 
     /// The page that says so, seen from `root`.
@@ -345,10 +355,11 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
     Ok(Ok(Found { token: token.to_owned(), invite, host, settings, look, uri, url }))
 }
 
-/// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it.
+/// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it, nor are the
+/// marks that end a sentence around a link.
 fn token(request: &Request) -> Option<String> {
     let query = request.query.as_deref()?;
-    let token = query.split('&').next().unwrap_or_default().trim_end_matches('=');
+    let token = query.split('&').next().unwrap_or_default().trim_end_matches(|c| "=.,;:!)]>'\"".contains(c));
     (!token.is_empty()).then(|| token.to_owned())
 }
 
@@ -412,6 +423,7 @@ mod tests {
         assert_eq!(token_of("/invite?T-_1").as_deref(), Some("T-_1"));
         assert_eq!(token_of("/invite?T=").as_deref(), Some("T"));
         assert_eq!(token_of("/invite?T&fbclid=x").as_deref(), Some("T"));
+        assert_eq!(token_of("/invite?T-_1).").as_deref(), Some("T-_1"));
         assert_eq!(token_of("/invite?"), None);
         assert_eq!(token_of("/invite"), None);
     }

@@ -11,13 +11,14 @@ if not Lua then
     local util_sql = require "util.sql"
     local create_engine = util_sql.create_engine
     function util_sql.create_engine(self, params, onconnect)
+        if params.driver ~= "SQLite3" then return create_engine(self, params, onconnect) end
         return create_engine(self, params, function (engine)
             for _ in engine:select("PRAGMA busy_timeout = 5000") do end
             engine.conn:rollback()
             engine.conn:autocommit(true)
             engine:execute("BEGIN IMMEDIATE")
             engine.conn:autocommit(false)
-            return onconnect(engine)
+            if onconnect then return onconnect(engine) end
         end)
     end
 end

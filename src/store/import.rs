@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{Store, Tx};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::invite::Allow;
 use crate::json::Json;
@@ -79,7 +79,14 @@ pub fn read_sqlite(path: &Path, db: &Path) -> Result<Vec<Item>> {
         }
         Ok(items)
     };
-    read().map_err(|error| error.context(format_args!("cannot import {}", path.display())))
+    read().map_err(|error| {
+        // The way out for a database of ours is another one.
+        let error = match error.kind {
+            Kind::Io => Error::new(Kind::Io, "it is damaged (copy it anew while Prosody is stopped)"),
+            _ => error,
+        };
+        error.context(format_args!("cannot import {}", path.display()))
+    })
 }
 
 impl Store {

@@ -196,6 +196,10 @@ struct Lock {
 impl Lock {
     /// Begins a transaction with the lock.
     fn take(&mut self, store: &Store) -> Result<()> {
+        // Where even taking a transaction back has failed, it still has the lock.
+        if !store.conn.is_autocommit() {
+            store.conn.execute_batch("ROLLBACK")?;
+        }
         let start = Instant::now();
         let crowded_wait = if self.failed { LOCKED_WAIT } else { CROWDED_WAIT };
         loop {

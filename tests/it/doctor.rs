@@ -473,6 +473,22 @@ const BEGINNING: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:clien
                          xmlns:stream='http://etherx.jabber.org/streams' id='1' version='1.0'><stream:features>\
                          <register xmlns='http://jabber.org/features/iq-register'/></stream:features>";
 
+/// As Prosody does where it has no certificate for the host.
+#[test]
+fn a_server_that_offers_tls_and_fails_at_it_needs_a_certificate() {
+    let offer = BEGINNING.replace("<register", "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><register");
+    // A fatal alert, handshake_failure (RFC 8446 section 6).
+    let proceed = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>".to_owned();
+    let alert = "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}".to_owned();
+    let addr = play_xmpp(vec![("version=", offer), ("<starttls", proceed), ("\u{16}\u{3}", alert)]);
+    let folder = Folder::new();
+    create_key(&folder.db(), HOST);
+    done(&folder.db(), &["set", HOST, "xmpp", &addr.to_string()]);
+    let found = Found::of(&mut command(&folder.db(), &["--json"]));
+    found.has("error", "xmpp", "TLS failed");
+    assert!(found.help("xmpp").contains("a certificate for example.com"), "{found:#?}");
+}
+
 #[test]
 fn a_server_that_takes_any_token_is_found() {
     let taken = || "<iq type='result' id='probe'/>".to_owned();

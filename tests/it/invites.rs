@@ -286,6 +286,12 @@ fn an_invite_is_taken_back_once_silently_and_on_the_server_too() {
     sql(&folder, &format!("UPDATE invited_invite SET expires_at = 1 WHERE token = '{}'", token(&expired)));
     assert!(fails(&folder.db(), 1, &["revoke", HOST, token(&used)]).contains("is used already"));
     assert!(fails(&folder.db(), 1, &["revoke", HOST, token(&expired)]).contains("is expired already"));
+    // What an admin has at hand is the link.
+    for address in ["url", "uri"] {
+        let made = invite(&folder, &[]);
+        assert_eq!(done(&folder.db(), &["revoke", HOST, made[address].as_str().unwrap()]), "");
+        assert_eq!(show(&folder, token(&made))["state"], "revoked");
+    }
 }
 
 #[test]

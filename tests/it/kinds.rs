@@ -465,6 +465,11 @@ fn an_sqlite_file_that_is_not_prosodys_is_refused_in_plain_words() {
     done(&folder.db(), &["backup", copy.to_str().unwrap()]);
     let refused = fails(&folder.file("new.sqlite"), 1, &["import", copy.to_str().unwrap()]);
     assert!(refused.contains("copy.sqlite") && refused.contains("invited restore"), "{refused}");
+    // What is damaged is the source, for which none of our backups helps.
+    let whole = std::fs::read(&copy).unwrap();
+    std::fs::write(&other, &whole[..5_000]).unwrap();
+    let refused = fails(&folder.db(), 1, &["import", other.to_str().unwrap()]);
+    assert!(refused.contains("other.sqlite: it is damaged (copy it anew"), "{refused}");
 }
 
 /// A folder with a database, and the name of a file of Prosody's in it.

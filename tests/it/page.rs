@@ -471,11 +471,13 @@ fn a_used_invite_shows_where_to_log_in_and_no_other_ended_one_does() {
             let page = site.page_for(token, &[("User-Agent", ANDROID)]);
             assert_eq!(page.status, 410);
             let has = |text: &str| page.body.contains(text);
+            assert_eq!(has("Its address is your name, then @example.com"), shows, "{kind:?}: {}", page.body);
             let parts = [has("For Android"), has("https://play.google.com/"), has("Log in"), has(">Dino<")];
             assert_eq!(parts, [shows, shows, shows, false], "{kind:?}: {}", page.body);
         }
         let is_reset = kind.contains(&"--reset");
         assert_eq!(site.page(&used).body.contains("The new password is set"), is_reset, "{kind:?}");
+        assert_eq!(site.page(&revoked).body.contains("The old password is still good"), is_reset, "{kind:?}");
     }
 }
 
@@ -486,7 +488,8 @@ fn a_guest_who_goes_astray_is_told_where_in_their_language() {
         let headers = [("Accept", "text/html"), ("Accept-Language", "de")];
         let page = site.server.request("GET", target, &headers);
         assert_headers_of_every_page(&page, if target == "/" { 200 } else { 404 });
-        assert!(page.body.contains("<html lang=\"de\"") && page.body.contains("Einladung"), "{}", page.body);
+        assert!(page.body.contains("<html lang=\"de\""), "{}", page.body);
+        assert_eq!(page.body.contains("Diese Seite gibt es nicht"), target != "/", "{}", page.body);
         let page = site.server.request("GET", target, &[("Accept", "application/json")]);
         assert_eq!(page.body.contains("no-route"), target != "/", "{}", page.body);
     }
