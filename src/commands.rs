@@ -118,7 +118,13 @@ fn check_app_ids(store: &Store, host: &Host, name: &str, ids: &str) -> Result<()
     let ours: Vec<String> = apps::embedded().into_iter().map(|app| app.id).filter(|id| !known.contains(id)).collect();
     known.extend(ours);
     let is_known = |id: &&str| *id == apps::WEB_CLIENT || known.iter().any(|known| known == id);
+    let mut shown: Vec<&str> = known.iter().map(String::as_str).collect();
+    shown.extend(store.setting(host, "web-client")?.map(|_| apps::WEB_CLIENT));
+    let leaves_none = name == "apps-hide" && shown.iter().all(|shown| ids.split(',').any(|id| id == *shown));
     match ids.split(',').find(|id| !is_known(id)) {
+        None if leaves_none => Err(Error::usage(format!(
+            "this can't be {name} of {host}: it would leave guests without any app (a `web-client` would be one)"
+        ))),
         None => Ok(()),
         Some(id) => Err(Error::usage(format!(
             "'{id}' can't be in {name} of {host}: there is no such app (there are {}; further ones come with `invited set {host} apps FILE`)",

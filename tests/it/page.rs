@@ -809,6 +809,13 @@ fn which_apps_are_shown_is_followed_at_once() {
         refused.contains("'conversation' can't be in apps-hide") && refused.contains("conversations, "),
         "{refused}"
     );
+    let all = shown().join(",");
+    assert!(fails(&site.folder.db(), 2, &["set", HOST, "apps-hide", &all]).contains("without any app"));
+    site.set("web-client", "https://web.example.com/");
+    site.set("apps-hide", &all);
+    assert_eq!(shown(), ["web-client"]);
+    site.unset("web-client");
+    site.unset("apps-hide");
     site.set("apps-show", "yaxim,conversations,monal");
     assert_eq!(android(), ["yaxim", "conversations"]);
     assert_eq!(shown().len(), 3);
