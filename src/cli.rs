@@ -88,6 +88,8 @@ pub struct Serve {
     pub trust_proxy: bool,
     /// How much is logged.
     pub log_level: Level,
+    /// End with the terminal, which only `try` does.
+    pub ends_on_hangup: bool,
 }
 
 /// The new value of a setting.
@@ -233,6 +235,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
                 idle_exit: options.idle_exit.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
                 trust_proxy: options.trust_proxy,
                 log_level: options.log_level.unwrap_or(Level::Info),
+                ends_on_hangup: false,
             };
             Command::Serve { db, serve }
         }

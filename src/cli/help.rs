@@ -207,7 +207,8 @@ pub const TRY: &str = "\
 Usage: invited try [HOST]
 
 Makes a throw-away database with a key for HOST (default example.com), serves it on a free port of
-this machine, and prints the lines to try it with. Ctrl-C ends it and leaves nothing behind.
+this machine, and prints the lines to try it with. Ctrl-C, or the end of the terminal, ends it and
+leaves nothing behind.
 ";
 
 pub const SET: &str = "\

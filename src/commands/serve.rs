@@ -166,7 +166,8 @@ fn serve(
 ) -> Result<()> {
     // Signals come as bytes on a socket, which the accepting loop waits for beside its listeners.
     let (stop, signals) = UnixStream::pair().map_err(failed("cannot make a socket for signals"))?;
-    for signal in [SIGTERM, SIGINT] {
+    let hangup = options.ends_on_hangup.then_some(SIGHUP);
+    for signal in [SIGTERM, SIGINT].into_iter().chain(hangup) {
         let signals = signals.try_clone().map_err(failed("cannot copy the socket for signals"))?;
         signal_hook::low_level::pipe::register(signal, signals).map_err(failed("cannot wait for signals"))?;
     }
@@ -288,7 +289,7 @@ pub fn try_out(host: &Host) -> Result<()> {
     let address = listener.address().ok_or_else(|| Error::internal("cannot tell the address of the socket"))?;
     store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
     let db = folder.path().join("invited.sqlite");
-    serve(&store, vec![listener], &Options::default(), |_| {
+    serve(&store, vec![listener], &Options { ends_on_hangup: true, ..Options::default() }, |_| {
         print(&format!(
             "\
 A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:

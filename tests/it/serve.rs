@@ -175,6 +175,11 @@ fn try_prints_lines_that_work_and_leaves_nothing_behind() {
     assert_eq!(server.wait(), Some(0));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["out"]);
+    // Whoever closes the terminal is done with it.
+    let mut server = Server::spawn(Command::new(PROGRAM).arg("try").env("TMPDIR", folder.path()).stdout(Stdio::null()));
+    server.signal("HUP");
+    assert_eq!(server.wait(), Some(0));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
