@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use crate::cli::{DEFAULT_PORT, Listen};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::invite::Landing;
 
 /// Where `serve` listens unless told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+
+/// The version of the lines for Prosody. It goes up when they change, so that `doctor` can tell an older set.
+pub const PROSODY_LINES: i64 = 1;
 
 /// A program for which there is something to paste.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ pub struct Facts {
     pub server: String,
     /// The public base address, as the setting `url` has it.
     pub url: String,
+    /// The address of an external page, as the setting `page` has it.
+    pub page: Option<String>,
 }
 
 /// The text to paste.
@@ -145,6 +151,11 @@ impl Facts {
             "host" => self.host.name().to_owned(),
             "host_key" => yaml_key(self.host.name()),
             "url" => self.url.clone(),
+            "landing_page" => {
+                let landing = Landing { url: Some(&self.url), page: self.page.as_deref() };
+                double(&landing.page(&self.host, "{uri}", "{token}"))
+            }
+            "lines_version" => PROSODY_LINES.to_string(),
             "server" => self.server.clone(),
             "web" => web.to_owned(),
             "prefix" => plain_prefix(prefix)?.to_owned(),
@@ -350,6 +361,7 @@ mod tests {
             listen: Listen::Tcp(DEFAULT_LISTEN),
             server: "prosody".to_owned(),
             url: "https://example.com".to_owned(),
+            page: None,
         }
     }
 
@@ -404,6 +416,17 @@ mod tests {
     }
 
     #[test]
+    fn prosody_gives_its_own_invites_the_page_of_the_settings() {
+        for (page, line) in [
+            (None, r#""https://example.com/invite?{token}""#),
+            (Some("https://i.example/{host}/#{uri}"), r#""https://i.example/example.com/#{uri}""#),
+        ] {
+            let text = text_for("prosody", &Facts { page: page.map(str::to_owned), ..facts() });
+            assert!(text.contains(&format!("\"example.com\", {line}\n")), "{text}");
+        }
+    }
+
+    #[test]
     fn a_user_without_a_name_is_a_number_where_that_is_understood() {
         let facts = Facts { user: "1234".to_owned(), group: "50".to_owned(), ..facts() };
         assert!(text_for("systemd", &facts).contains("\nUser=1234\nGroup=50\n"));
@@ -426,7 +449,10 @@ mod tests {
         for program in PROGRAMS {
             let text = text(program, &facts()).unwrap();
             let names = text.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
-            let is_place = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            // The lines for Prosody fill a token in themselves.
+            let is_place = |name: &&str| {
+                !matches!(*name, "" | "token") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            };
             assert_eq!(names.filter(is_place).collect::<Vec<_>>(), [""; 0], "{}", program.name);
         }
     }

@@ -57,6 +57,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("store/schema-2.sql"),
     include_str!("store/schema-3.sql"),
     include_str!("store/schema-4.sql"),
+    include_str!("store/schema-5.sql"),
 ];
 
 /// One connection to the file.

@@ -39,10 +39,11 @@ pub fn setup(db: &Path, program: &Program, host: Host, listen: Listen) -> Result
             db.display()
         ));
     }
+    let page = setting("page");
     let url = setting("url").unwrap_or_else(|| format!("https://{}", host.ascii()));
     let program_path = std::env::current_exe()
         .map_err(|error| Error::internal(format!("cannot tell where this program lies: {error}")))?;
-    print(&setup::text(program, &Facts { program: program_path, db, host, user, group, listen, server, url })?)
+    print(&setup::text(program, &Facts { program: program_path, db, host, user, group, listen, server, url, page })?)
 }
 
 /// The path from the root on, without links as far as it exists: some programs follow none.

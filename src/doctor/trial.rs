@@ -44,6 +44,17 @@ impl Trial {
         Ok(token)
     }
 
+    /// Revokes one of them, which [`Trial::end`] then removes.
+    pub fn revoke(&mut self, token: &str) -> Result<()> {
+        let (host, now) = (&self.host, log::now());
+        self.store.write(|tx| tx.revoke(host, token, None, now)).map(|_| ())
+    }
+
+    /// The version of the lines in Prosody's configuration, which they write down when the first of these invites is shown.
+    pub fn lines_version(&self) -> Result<Option<i64>> {
+        self.store.prosody_lines(&self.host, &self.token)
+    }
+
     /// Takes all of it back.
     pub fn end(mut self) -> Result<()> {
         self.erase()

@@ -8,6 +8,8 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::invite::Server;
 use crate::log::utc;
+use crate::random;
+use crate::setup::PROSODY_LINES;
 use crate::store::Store;
 use crate::wire::Certificate;
 use crate::xmpp::{Probe, Shown};
@@ -167,6 +169,11 @@ fn check_tokens(
     }
     if probe.show(host, &trial.token)? == Shown::Taken {
         report.ok("invite", "the XMPP server takes an invite that was made for it just now: it reads this file");
+        if settings.server == Server::Prosody {
+            // What Prosody writes at the first token is there once it has answered to the next.
+            probe.show(host, &trial.made_up)?;
+            check_lines(report, host, settings, trial, now)?;
+        }
         return Ok(true);
     }
     if is_ejabberd && probe.show(host, &trial.another(ZONES_SECS, now)?)? == Shown::Taken {
@@ -189,6 +196,42 @@ fn check_tokens(
     );
     Ok(false)
 }
+
+/// Whether Prosody has the lines that make it look an invite up again at each registration. Only where they say so is a
+/// registration tried: without them, Prosody would make the account.
+fn check_lines(report: &mut Report, host: &Host, settings: &Settings, trial: &mut Trial, now: i64) -> Result<()> {
+    let help =
+        format!("paste what `invited setup prosody {host}` prints in place of the lines there, and restart Prosody");
+    match trial.lines_version()? {
+        Some(version) if version >= PROSODY_LINES => {}
+        found => {
+            let set = if found.is_some() { "an older set" } else { "none" };
+            let text = format!(
+                "Prosody has {set} of the lines that look an invite up again at each registration: one link can make several \
+                 accounts"
+            );
+            report.error("lines", text, help);
+            return Ok(());
+        }
+    }
+    let token = trial.another(TRY_SECS, now)?;
+    let mut probe = Probe::open(&settings.xmpp, host, Instant::now() + PATIENCE)?;
+    probe.show(host, &token)?;
+    trial.revoke(&token)?;
+    let name = format!("invited-doctor-{}", random::base64url::<9>()?.to_lowercase());
+    if probe.register(host, &name, &random::base64url::<24>()?)? {
+        let text =
+            format!("Prosody made the account {name}@{host} with an invite that was revoked after it had been shown");
+        report.error("lines", text, format!("delete that account, and {help}"));
+    } else {
+        report.ok("lines", "Prosody looks an invite up again at each registration: one link makes one account");
+    }
+    probe.close();
+    Ok(())
+}
+
+/// How long the invite of that try is valid, in seconds, should it not be revoked.
+const TRY_SECS: i64 = 60;
 
 const ZONE_HELP: &str =
     "run both in the same time zone: ejabberd counts in local time, and one of them has a TZ of its own";

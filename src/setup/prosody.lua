@@ -2,14 +2,15 @@
 --   apt install lua-dbi-sqlite3
 --   systemctl restart prosody
 -- `storage` replaces the global one for this host: copy the entries of a global `storage` table into it.
--- If the host's own block has modules_enabled, storage or sql already, one of the two is dropped without a word: add ours to
+-- If the host's own block has modules_enabled, storage or sql already, Prosody silently ignores one of the two: add ours to
 -- those there, and leave them out here.
 -- invited must be able to write the same file: run it as the user prosody, or as one that shares a group with it.
 
 -- Prosody 0.12 must be told to wait for locks, and to take the lock before it looks for its table; 13 needs neither.
 if not Lua then
     local util_sql = require "util.sql"
-    local create_engine = util_sql.create_engine
+    local create_engine = util_sql.invited_create_engine or util_sql.create_engine
+    util_sql.invited_create_engine = create_engine
     function util_sql.create_engine(self, params, onconnect)
         if params.driver ~= "SQLite3" then return create_engine(self, params, onconnect) end
         return create_engine(self, params, function (engine)
@@ -23,9 +24,95 @@ if not Lua then
     end
 end
 
+-- Prosody alone looks an invite up when a client shows its token, and not again when the client registers. These lines do:
+-- one link makes one account, or as many as it is for; a revoked link makes none; a fixed name is binding. They also tell
+-- invited the name of each new user, and give invites that are made in a client the address of their page.
+do
+    local lua = Lua or _G
+    local prosody, host, page = lua.prosody, "{host}", {landing_page}
+
+    local function shown_invite(event)
+        return event.validated_invite or event.session and event.session.validated_invite
+    end
+
+    local function tell(user, token, value)
+        local storage = lua.require(Lua and "prosody.core.storagemanager" or "core.storagemanager")
+        storage.open(host, "invited_use", "map"):set(user, token, value)
+    end
+
+    local function refuse(event, condition, reason)
+        event.allowed, event.error, event.error_type = false, nil, "cancel"
+        event.error_condition, event.reason = condition, reason
+    end
+
+    -- Each of these wraps all other handlers of its event, so that it has the last word.
+    local wrappers = {}
+
+    wrappers["user-registering"] = function (handlers, name, event)
+        local result = handlers(name, event)
+        local shown = shown_invite(event)
+        if not shown or event.allowed == false then return result end
+        local session = prosody.hosts[host]
+        local invites = session.modules.invites
+        local current = invites and invites.get(shown.token)
+        local stored = current and invites.get_account_invite_info(shown.token)
+        if event.session then event.session.validated_invite = current or nil end
+        if not stored then
+            refuse(event, "not-acceptable", "This invite is no longer valid")
+            return result
+        end
+        local reset = stored.additional_data and stored.additional_data.allow_reset
+        local user = reset or stored.type ~= "roster" and stored.jid:match("^([^@]+)@")
+        if user and user ~= event.username or reset and not session.users.user_exists(reset) then
+            refuse(event, "not-allowed", "This invite is for another username")
+        end
+        return result
+    end
+
+    local function tell_user(handlers, name, event)
+        local ok, result = lua.pcall(handlers, name, event)
+        local shown = shown_invite(event)
+        if shown then tell(event.username, shown.token, lua.os.time()) end
+        if not ok then lua.error(result, 0) end
+        return result
+    end
+    wrappers["user-registered"], wrappers["user-password-reset"] = tell_user, tell_user
+
+    wrappers["invite-created"] = function (handlers, name, invite)
+        local result = handlers(name, invite)
+        invite.landing_page = page:gsub("{(%l+)}", { token = invite.token, uri = invite.uri })
+        return result
+    end
+
+    -- `invited doctor` shows an invite of its own to see that these lines are in place: this is their version.
+    wrappers["stanza/iq/urn:xmpp:pars:0:preauth"] = function (handlers, name, event)
+        local result = handlers(name, event)
+        local data = (event.origin.validated_invite or {}).additional_data
+        if data and data.source == "doctor" then tell(nil, event.origin.validated_invite.token, {lines_version}) end
+        return result
+    end
+
+    -- The configuration can be read again, and a host be activated again, while Prosody runs.
+    local function install(session)
+        for event, wrapper in lua.pairs(session.invited or {}) do session.events.remove_wrapper(event, wrapper) end
+        for event, wrapper in lua.pairs(wrappers) do session.events.add_wrapper(event, wrapper) end
+        session.invited = wrappers
+    end
+    if prosody and prosody.process_type == "prosody" then
+        if not prosody.invited then
+            prosody.invited = {}
+            prosody.events.add_handler("host-activated", function (activated)
+                if prosody.invited[activated] then prosody.invited[activated](prosody.hosts[activated]) end
+            end)
+        end
+        prosody.invited[host] = install
+        if lua.rawget(prosody.hosts, host) then install(prosody.hosts[host]) end
+    end
+end
+
 VirtualHost "{host}"
     modules_enabled = { "invites"; "invites_register"; "register_ibr" }
     allow_registration = true
     registration_invite_only = true
-    storage = { invite_token = "sql" }
+    storage = { invite_token = "sql"; invited_use = "sql" }
     sql = { driver = "SQLite3"; database = {db} }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 use super::invite::State;
 use super::place::Place;
@@ -18,7 +18,7 @@ use crate::invite::Server;
 pub const SOURCE: &str = "doctor";
 
 /// Our triggers on the tables of each server.
-const PROSODY_TRIGGERS: &[&str] = &["invited_prosody_inserted", "invited_prosody_deleted"];
+const PROSODY_TRIGGERS: &[&str] = &["invited_prosody_inserted", "invited_prosody_deleted", "invited_prosody_told"];
 const EJABBERD_TRIGGERS: &[&str] = &[
     "invited_ejabberd_inserted",
     "invited_ejabberd_other_name",
@@ -120,6 +120,15 @@ impl Store {
         ejabberd::hosts(&self.conn)
     }
 
+    /// What the lines in Prosody's configuration have written for an invite of [`SOURCE`] that was shown: their version.
+    pub fn prosody_lines(&self, host: &Host, token: &str) -> Result<Option<i64>> {
+        let mut query = self.conn.prepare(
+            r#"SELECT CAST("value" AS INTEGER) FROM "prosody"
+                WHERE "host" = ?1 AND "user" = '' AND "store" = 'invited_use' AND "key" = ?2"#,
+        )?;
+        Ok(query.query_row([host.name(), token], |row| row.get(0)).optional()?)
+    }
+
     /// How many invites were made after this time.
     pub fn made_after(&self, seconds: i64) -> Result<i64> {
         let sql = "SELECT count(*) FROM invited_invite WHERE created_at > ?1";
@@ -135,6 +144,7 @@ impl Tx<'_> {
         let sql = "DELETE FROM invited_invite WHERE token = ?1 AND source = ?2";
         self.conn.execute(sql, params![token, SOURCE])?;
         prosody::delete(self.conn, host.name(), None, token)?;
+        prosody::delete_told(self.conn, host.name(), token)?;
         ejabberd::delete(self.conn, token)
     }
 

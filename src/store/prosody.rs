@@ -155,6 +155,13 @@ pub fn delete(conn: &Connection, host: &str, username: Option<&str>, token: &str
     Ok(())
 }
 
+/// Deletes what the lines in Prosody's configuration have written about the host's own use of a token.
+pub fn delete_told(conn: &Connection, host: &str, token: &str) -> Result<()> {
+    let sql = r#"DELETE FROM "prosody" WHERE "host" = ?1 AND "user" = '' AND "store" = 'invited_use' AND "key" = ?2"#;
+    conn.prepare_cached(sql)?.execute([host, token])?;
+    Ok(())
+}
+
 impl Store {
     /// Whether Prosody 0.12 reads the file; none where no Prosody has opened it yet. Either makes the table
     /// `prosodyarchive` at first, and 0.12 an index that 13 removes.

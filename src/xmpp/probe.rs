@@ -1,6 +1,6 @@
 //! A look at an XMPP server as a client sees it: what it offers, its certificate, and what it says to a token.
 //!
-//! Registers nothing. Decides nothing, but says whether a token would be safe on this connection.
+//! Decides nothing, but says whether a token would be safe on this connection.
 
 use std::time::Instant;
 
@@ -58,6 +58,14 @@ impl Probe {
             "forbidden" | "item-not-found" => Shown::Refused,
             other => Shown::Odd(other.to_owned()),
         })
+    }
+
+    /// Registers an account (XEP-0077) with the token that was shown last; whether the server made it.
+    pub fn register(&mut self, host: &Host, username: &str, password: &str) -> Result<bool> {
+        let fields = format!("<username>{}</username><password>{}</password>", escape(username), escape(password));
+        let content = format!("<query xmlns='jabber:iq:register'>{fields}</query>");
+        let answer = exchange(&mut self.0.stream, host, "register", &content)?;
+        Ok(answer.attribute("type") == Some("result"))
     }
 
     /// Ends the stream.

@@ -336,16 +336,21 @@ fn tallies_do_not_go_down_when_invites_are_forgotten() {
 #[test]
 fn tallies_of_a_file_from_before_them_begin_with_what_is_there() {
     let folder = Folder::new();
-    let key = create_key(&folder.db(), HOST);
-    let tokens: Vec<String> = (0..3).map(|_| token_of(&folder.db())).collect();
-    done(&folder.db(), &["revoke", HOST, &tokens[0]]);
     let db = Connection::open(folder.db()).unwrap();
+    for step in ["schema.sql", "schema-2.sql", "schema-3.sql"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(step);
+        db.execute_batch(&std::fs::read_to_string(path).unwrap()).unwrap();
+    }
     db.execute_batch(
-        "DROP TRIGGER invited_tally_made; DROP TRIGGER invited_tally_ended; DROP TABLE invited_tally;
-         UPDATE invited_meta SET value = '3' WHERE name = 'schema'",
+        "INSERT INTO invited_meta VALUES ('schema', '3');
+         INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at, state)
+         VALUES ('a', 'example.com', 'account', 'cli', 1, 4000000000, 'revoked'),
+                ('b', 'example.com', 'account', 'cli', 1, 4000000000, 'pending'),
+                ('c', 'example.com', 'account', 'cli', 1, 4000000000, 'pending')",
     )
     .unwrap();
     drop(db);
+    let key = create_key(&folder.db(), HOST);
     let site = Site::serve(folder, key, &mut Command::new(PROGRAM));
     site.make();
     let metrics = site.metrics();

@@ -22,6 +22,7 @@ use crate::prosody::{Prosody, Release, Site, now, with_both_releases};
 with_both_releases! {
     all_is_well
     a_prosody_that_reads_another_file_is_found
+    lines_that_are_missing_older_or_without_effect_are_found
     a_prosody_without_the_modules_is_found
     a_certificate_of_another_name_or_authority_is_found
     a_certificate_that_ends_soon_is_found
@@ -31,7 +32,7 @@ with_both_releases! {
 const HOST: &str = "example.com";
 
 /// All words that there are, as the README lists them.
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "clock",
     "file",
     "mode",
@@ -50,6 +51,7 @@ const CHECKS: [&str; 28] = [
     "features",
     "made-up",
     "invite",
+    "lines",
     "zone",
     "server",
     "ttl",
@@ -103,6 +105,7 @@ fn all_is_well(release: Release) {
         "features",
         "made-up",
         "invite",
+        "lines",
         "server",
         "ttl",
         "register",
@@ -382,10 +385,28 @@ fn settings_that_do_not_fit_are_named() {
 
 // ---- The XMPP server. ----
 
+fn lines_that_are_missing_older_or_without_effect_are_found(release: Release) {
+    for (from, to, why) in [
+        ("process_type == \"prosody\"", "process_type == \"none\"", "has none of the lines"),
+        (".validated_invite.token, 1)", ".validated_invite.token, 0)", "has an older set of the lines"),
+        ("wrappers[\"user-registering\"]", "wrappers[\"never\"]", "made the account invited-doctor-"),
+    ] {
+        let mut site = Site::new(release);
+        site.changes = vec![(from, to.to_owned())];
+        create_key(&site.db(), HOST);
+        let prosody = Prosody::start(&site);
+        done(&site.db(), &["set", HOST, "xmpp", &prosody.addr.to_string()]);
+        let before = contents(&site.db());
+        let found = Found::of(&mut command(&site.db(), &["--json"]));
+        found.has("error", "lines", why);
+        assert_eq!(contents(&site.db()), before);
+    }
+}
+
 fn a_prosody_that_reads_another_file_is_found(release: Release) {
     let mut site = Site::new(release);
     create_key(&site.db(), HOST);
-    site.changes = vec![("storage = { invite_token = \"sql\" }", String::new())];
+    site.changes = vec![("storage = { invite_token = \"sql\"; invited_use = \"sql\" }", String::new())];
     let prosody = Prosody::start(&site);
     done(&site.db(), &["set", HOST, "xmpp", &prosody.addr.to_string()]);
     let before = contents(&site.db());

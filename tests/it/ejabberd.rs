@@ -53,6 +53,35 @@ fn an_invite_becomes_one_account_and_is_used_up() {
     assert!(!ejabberd.has_account("bob"));
 }
 
+/// ejabberd holds this by itself; with Prosody it takes the lines of `setup`, see `one_link.rs`.
+#[test]
+fn one_link_makes_one_account_on_one_connection_and_on_several() {
+    let Some(site) = Site::new() else { return };
+    site.set_up();
+    let ejabberd = Ejabberd::start(&site);
+    let token = site.invite(&[]);
+    let mut clients: Vec<Client> = std::iter::repeat_with(|| {
+        let mut client = ejabberd.client();
+        assert_done(&client.preauth(&token));
+        client
+    })
+    .take(3)
+    .collect();
+    assert_done(&clients[0].register("ada", "secret"));
+    for client in &mut clients {
+        assert!(client.register("bob", "secret").contains("type='error'"));
+    }
+    assert!(ejabberd.has_account("ada") && !ejabberd.has_account("bob"));
+    assert_eq!(site.show(&token)["used"][0]["username"], "ada");
+
+    let revoked = site.invite(&["--uses", "3"]);
+    let mut client = ejabberd.client();
+    assert_done(&client.preauth(&revoked));
+    site.done(&["revoke", "example.com", &revoked]);
+    assert!(client.register("bob", "secret").contains("type='error'"));
+    assert!(!ejabberd.has_account("bob"));
+}
+
 #[test]
 fn an_invite_with_a_fixed_name_registers_no_other() {
     let Some(site) = Site::new() else { return };

@@ -278,14 +278,14 @@ end
     assert!(!log.contains("database is locked") && !log.contains("commit failed"), "{log}");
 }
 
-/// What these tests run with is what the README says to paste.
+/// What these tests run with ends with the options that the README shows.
 #[test]
-fn the_readme_shows_the_very_lines_that_these_tests_run_with() {
+fn the_readme_shows_the_very_options_that_these_tests_run_with() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let snippet = snippet("/var/lib/invited/invited.sqlite");
-    let (comment, lines) = snippet.split_once("\n\n").unwrap();
-    assert!(comment.lines().all(|line| line.starts_with("-- ")), "{comment}");
-    assert!(readme.contains(&format!("```lua\n{lines}```\n")), "{lines}");
+    let (lines, options) = snippet.split_once("\nVirtualHost ").unwrap();
+    assert!(lines.starts_with("-- ") && lines.contains("user-registering"), "{lines}");
+    assert!(readme.contains(&format!("```lua\nVirtualHost {options}```\n")), "{options}");
 }
 
 /// The user of `invited` where it is not Prosody's.
@@ -476,7 +476,22 @@ impl Prosody {
     }
 
     pub fn client(&self) -> Client {
-        Client::connect(self.addr)
+        self.client_of("example.com")
+    }
+
+    /// A client of this host.
+    pub fn client_of(&self, host: &'static str) -> Client {
+        Client::connect(self.addr, host)
+    }
+
+    /// Has it read its configuration again, with what `setup` prints now; `times` counts the calls.
+    pub fn reload(&self, site: &Site, times: usize) {
+        std::fs::write(site.folder.file("prosody.cfg.lua"), site.config(self.addr.port())).unwrap();
+        let status = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "kill -HUP failed");
+        wait_until("Prosody begins to read its configuration", || {
+            self.log().matches("Reloading configuration file").count() == times
+        });
     }
 
     /// Registers with a token and logs in, all of which must succeed.
@@ -502,12 +517,13 @@ impl Drop for Prosody {
 /// An XMPP client over plain TCP that knows just enough to get an account; `kinds.rs` has what it can do when logged in.
 pub struct Client {
     stream: TcpStream,
+    host: &'static str,
 }
 
 impl Client {
     /// Opens a stream, on which the server must offer registration (XEP-0077) and with a token (XEP-0445).
-    fn connect(addr: SocketAddr) -> Client {
-        let mut client = Client { stream: connect(addr) };
+    fn connect(addr: SocketAddr, host: &'static str) -> Client {
+        let mut client = Client { stream: connect(addr), host };
         let features = client.open();
         for feature in ["http://jabber.org/features/iq-register", "urn:xmpp:ibr-token:0"] {
             assert!(features.contains(feature), "{feature} is not among the features: {features}");
@@ -517,10 +533,11 @@ impl Client {
 
     /// Opens a stream, also anew after a login, and returns what the server offers.
     pub fn open(&mut self) -> String {
-        self.send(
-            "<?xml version='1.0'?><stream:stream to='example.com' version='1.0' xmlns='jabber:client' \
+        self.send(&format!(
+            "<?xml version='1.0'?><stream:stream to='{}' version='1.0' xmlns='jabber:client' \
              xmlns:stream='http://etherx.jabber.org/streams'>",
-        );
+            self.host
+        ));
         self.read_until(|text| text.ends_with("</stream:features>"))
     }
 
@@ -555,7 +572,7 @@ impl Client {
     }
 
     pub fn request(&mut self, content: &str) -> String {
-        self.send(&format!("<iq type='set' id='1' to='example.com'>{content}</iq>"));
+        self.send(&format!("<iq type='set' id='1' to='{}'>{content}</iq>", self.host));
         let is_empty_and_whole = |text: &str| text.ends_with("/>") && text.find('>') == Some(text.len() - 1);
         self.read_until(|text| text.ends_with("</iq>") || is_empty_and_whole(text))
     }

@@ -304,7 +304,7 @@ fn a_server_that_is_stopped_leaves_the_invite_good(release: Release) {
 fn a_server_that_reads_another_file_is_told_in_the_log(release: Release) {
     let mut site = Site::new(release);
     // Where Prosody has its own storage for invites.
-    site.changes = vec![("storage = { invite_token = \"sql\" }", String::new())];
+    site.changes = vec![("storage = { invite_token = \"sql\"; invited_use = \"sql\" }", String::new())];
     let (_prosody, server) = start_on(&site);
     let token = kinds::invite(&site, &[]);
     let reply = register(&server, &token, "ada", PASSWORD);

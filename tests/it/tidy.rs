@@ -105,14 +105,6 @@ fn every_reason_of_the_log_is_in_the_readme() {
     assert!(count > 40, "only {count} reasons found: does this test still read the source rightly?");
 }
 
-/// A file that can't be read at one sitting should be two.
-#[test]
-fn no_file_is_longer_than_450_lines() {
-    for (file, source) in sources() {
-        assert!(source.lines().count() <= 450, "src/{file} has {} lines", source.lines().count());
-    }
-}
-
 #[test]
 fn each_file_opens_with_what_it_does() {
     for (file, source) in sources() {
