@@ -358,7 +358,3 @@ fn tallies_of_a_file_from_before_them_begin_with_what_is_there() {
     assert_eq!(metrics.get(r#"invited_invites_ended_total{host="example.com",state="revoked"}"#), 1.0);
     assert_eq!(metrics.get(r#"invited_invites_pending{host="example.com"}"#), 3.0);
 }
-
-fn token_of(db: &Path) -> String {
-    done(db, &["invite", HOST]).trim_end().split_once('?').unwrap().1.to_owned()
-}
