@@ -40,7 +40,7 @@ pub enum Command {
     /// Delete a key, and perhaps take back what it made.
     Delete { db: PathBuf, host: Host, id: String, revoke_unused: bool },
     /// Make an invite and print its link.
-    Invite { db: PathBuf, host: Host, wish: Wish, output: Output },
+    Invite { db: PathBuf, host: Host, new_host: bool, wish: Wish, output: Output },
     /// Print the invites of a host.
     Invites { db: PathBuf, host: Host, all: bool, json: bool },
     /// Print all that is known of an invite.
@@ -64,7 +64,7 @@ pub enum Command {
     /// Serve a throw-away instance.
     Try { host: Host },
     /// Set a setting.
-    Set { db: PathBuf, host: Host, name: &'static str, value: NewValue },
+    Set { db: PathBuf, host: Host, new_host: bool, name: &'static str, value: NewValue },
     /// Print one setting or all.
     Get { db: PathBuf, host: Host, name: Option<&'static str> },
     /// Take a setting back to its default.
@@ -137,7 +137,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "delete" => (help::DELETE.to_owned(), &["db", "revoke-unused"][..]),
         "invite" => (
             help::INVITE.to_owned(),
-            &["db", "user", "contact", "register", "reset", "ttl", "uses", "role", "group", "note", "qr", "json"][..],
+            &[
+                "db", "user", "contact", "register", "reset", "ttl", "uses", "role", "group", "note", "new-host", "qr",
+                "json",
+            ][..],
         ),
         "invites" => (help::INVITES.to_owned(), &["db", "all", "json"][..]),
         "show" => (help::SHOW.to_owned(), &["db", "json"][..]),
@@ -153,7 +156,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
         "backup" => (help::BACKUP.to_owned(), &["db"][..]),
         "restore" => (help::RESTORE.to_owned(), &["db"][..]),
         "try" => (help::TRY.to_owned(), &[][..]),
-        "set" => (help::SET.to_owned() + &help::settings(), &["db"][..]),
+        "set" => (help::SET.to_owned() + &help::settings(), &["db", "new-host"][..]),
         "get" => (help::GET.to_owned() + &help::settings(), &["db"][..]),
         "unset" => (help::UNSET.to_owned() + &help::settings(), &["db"][..]),
         _ => {
@@ -215,7 +218,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
                 (false, true) => Output::Json,
                 (false, false) => Output::Link,
             };
-            Command::Invite { db, host, wish: options.wish().map_err(see)?, output }
+            let new_host = options.new_host;
+            Command::Invite { db, host, new_host, wish: options.wish().map_err(see)?, output }
         }
         "invites" => Command::Invites { db, host: words.host()?, all: options.all, json: options.json },
         "show" => Command::Show { db, host: words.host()?, token: words.token()?, json: options.json },
@@ -259,7 +263,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
                 })?),
                 settings::Value::File(check) => NewValue::File(PathBuf::from(value), check),
             };
-            Command::Set { db, host, name: setting.name, value }
+            Command::Set { db, host, new_host: options.new_host, name: setting.name, value }
         }
         "get" => {
             let host = words.host()?;

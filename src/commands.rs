@@ -6,9 +6,10 @@ mod invites;
 mod serve;
 mod setup;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::path::Path;
 
 use crate::cli::{Command, NewValue};
 use crate::error::{Error, Result};
@@ -31,20 +32,27 @@ pub fn run(command: Command) -> Result<()> {
             let key = create_key(&mut Store::create(&db)?, &host, name.as_deref(), &limits)?;
             print(&format!("{}\n", key.text()))
         }
-        Command::List { db, host, json } => list(&Store::open(&db)?, &host, json),
-        Command::Delete { db, host, id, revoke_unused } => Store::open(&db)?.write(|tx| {
+        Command::List { db, host, json } => list(&open(&db, &host)?, &host, json),
+        Command::Delete { db, host, id, revoke_unused } => open(&db, &host)?.write(|tx| {
             tx.delete_key(&host, &id)?;
             if revoke_unused {
                 tx.revoke_unused(&key::source(&id), log::now())?;
             }
             Ok(())
         }),
-        Command::Invite { db, host, wish, output } => invites::invite(&mut Store::open(&db)?, &host, wish, output),
-        Command::Invites { db, host, all, json } => invites::list(&mut Store::open(&db)?, &host, all, json),
-        Command::Show { db, host, token, json } => invites::show(&Store::open(&db)?, &host, &token, json),
-        Command::Revoke { db, host, token } => invites::revoke(&mut Store::open(&db)?, &host, &token),
+        Command::Invite { db, host, new_host, wish, output } => {
+            let mut store = if new_host { Store::open(&db)? } else { open_or_hint(&db, &host)? };
+            invites::invite(&mut store, &host, wish, output)
+        }
+        Command::Invites { db, host, all, json } => invites::list(&mut open(&db, &host)?, &host, all, json),
+        Command::Show { db, host, token, json } => invites::show(&open(&db, &host)?, &host, &token, json),
+        Command::Revoke { db, host, token } => invites::revoke(&mut open(&db, &host)?, &host, &token),
         Command::Prune { db, host } => {
-            let pruned = Store::open(&db)?.prune(host.as_ref(), log::now())?;
+            let mut store = match &host {
+                Some(host) => open(&db, host)?,
+                None => Store::open(&db)?,
+            };
+            let pruned = store.prune(host.as_ref(), log::now())?;
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => {
@@ -59,8 +67,11 @@ pub fn run(command: Command) -> Result<()> {
             None => Ok(()),
         },
         Command::Try { host } => serve::try_out(&host),
-        Command::Set { db, host, name, value } => set(&mut Store::open(&db)?, &host, name, value),
-        Command::Get { db, host, name: Some(name) } => match Store::open(&db)?.setting(&host, name)? {
+        Command::Set { db, host, new_host, name, value } => {
+            let mut store = if new_host { Store::open(&db)? } else { open_or_hint(&db, &host)? };
+            set(&mut store, &host, name, value)
+        }
+        Command::Get { db, host, name: Some(name) } => match open(&db, &host)?.setting(&host, name)? {
             Some(value) => print(&format!("{value}\n")),
             None => Err(Error::not_found(format!(
                 "{name} is not set for {host} (`invited set {host} {name} VALUE` sets it)"
@@ -68,18 +79,38 @@ pub fn run(command: Command) -> Result<()> {
         },
         Command::Get { db, host, name: None } => {
             let mut lines = String::new();
-            for (name, value) in Store::open(&db)?.settings(&host)? {
+            for (name, value) in open(&db, &host)?.settings(&host)? {
                 let is_file = matches!(settings::find(&name), Ok(Setting { value: settings::Value::File(_), .. }));
                 let value = if is_file { format!("({} bytes)", value.len()) } else { value };
                 let _ = writeln!(lines, "{name}\t{value}");
             }
             print(&lines)
         }
-        Command::Unset { db, host, name } => Store::open(&db)?.write(|tx| {
+        Command::Unset { db, host, name } => open(&db, &host)?.write(|tx| {
             tx.unset(&host, name)?;
             if name == "server" { tx.release_ejabberd() } else { Ok(()) }
         }),
     }
+}
+
+/// Opens a database that knows this host, or none at all yet: a typing error must not pass for another host.
+fn open(db: &Path, host: &Host) -> Result<Store> {
+    open_for(db, host, &format!("`invited create {host}` adds it"))
+}
+
+/// The same for the commands that can add a host.
+fn open_or_hint(db: &Path, host: &Host) -> Result<Store> {
+    open_for(db, host, "--new-host adds it")
+}
+
+fn open_for(db: &Path, host: &Host, way_out: &str) -> Result<Store> {
+    let store = Store::open(db)?;
+    let known = store.hosts()?;
+    if known.is_empty() || known.iter().any(|known| known == host.name()) {
+        return Ok(store);
+    }
+    let known = known.join(", ");
+    Err(Error::not_found(format!("{} does not know the host {host}, but {known} ({way_out})", db.display())))
 }
 
 fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()> {
@@ -118,9 +149,15 @@ fn check_app_ids(store: &Store, host: &Host, name: &str, ids: &str) -> Result<()
     let ours: Vec<String> = apps::embedded().into_iter().map(|app| app.id).filter(|id| !known.contains(id)).collect();
     known.extend(ours);
     let is_known = |id: &&str| *id == apps::WEB_CLIENT || known.iter().any(|known| known == id);
-    let mut shown: Vec<&str> = known.iter().map(String::as_str).collect();
-    shown.extend(store.setting(host, "web-client")?.map(|_| apps::WEB_CLIENT));
-    let leaves_none = name == "apps-hide" && shown.iter().all(|shown| ids.split(',').any(|id| id == *shown));
+    // Together with the other of the two settings.
+    let (show, hide) = match name {
+        "apps-show" => (Some(ids.to_owned()), store.setting(host, "apps-hide")?),
+        _ => (store.setting(host, "apps-show")?, Some(ids.to_owned())),
+    };
+    let names = |list: &Option<String>, id: &str| list.as_deref().map(|list| list.split(',').any(|word| word == id));
+    let has_web_client = store.setting(host, "web-client")?.is_some() && names(&hide, apps::WEB_CLIENT) != Some(true);
+    let is_shown = |id: &String| names(&show, id) != Some(false) && names(&hide, id) != Some(true);
+    let leaves_none = !has_web_client && !known.iter().any(is_shown);
     match ids.split(',').find(|id| !is_known(id)) {
         None if leaves_none => Err(Error::usage(format!(
             "this can't be {name} of {host}: it would leave guests without any app (a `web-client` would be one)"
@@ -150,6 +187,11 @@ fn create_key(store: &mut Store, host: &Host, name: Option<&str>, limits: &KeyLi
     let key = NewKey::make()?;
     store.write(|tx| tx.add_key(host, &key.id, &key.digest(), name, limits, log::now()))?;
     Ok(key)
+}
+
+/// Says something on stderr that is no result and no failure.
+fn note(text: impl Display) {
+    let _ = writeln!(log::stderr(), "invited: {text}");
 }
 
 /// Writes a result. A reader that has gone, as in `invited list HOST | head -1`, is no failure.

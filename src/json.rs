@@ -85,9 +85,9 @@ pub fn array(values: Vec<Json>) -> Json {
     Value::Array(values)
 }
 
-/// Reads any JSON; none if the text is no JSON.
-pub fn parse(text: &str) -> Option<Json> {
-    serde_json::from_str(text).ok()
+/// Reads any JSON; the error says at which line and column the text is no JSON.
+pub fn parse(text: &str) -> Result<Json, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))
 }
 
 /// What a field of a request can be.

@@ -2,13 +2,11 @@
 
 use qrcodegen::{Mask, QrCode, QrCodeEcc, QrSegment, Version};
 
-use crate::error::{Error, Result};
-
 /// The light margin that readers need, in modules (ISO/IEC 18004 section 5.3.8).
 const MARGIN: i32 = 4;
 
-/// A QR code for a terminal: two rows of modules a line, dark on light whatever the colours of the terminal are.
-pub fn terminal(text: &str) -> Result<String> {
+/// A QR code for a terminal; none where the text is too long for one. Two rows of modules a line, dark on light whatever the colours of the terminal are.
+pub fn terminal(text: &str) -> Option<String> {
     let code = encode(text)?;
     let mut out = String::new();
     let mut y = -MARGIN;
@@ -26,12 +24,19 @@ pub fn terminal(text: &str) -> Result<String> {
         out.push_str("\x1b[0m\n");
         y += 2;
     }
-    Ok(out)
+    Some(out)
 }
 
-/// A QR code for a page: its size in modules with the margin, and for an SVG the path that draws its dark modules with a line
-/// as wide as one, its middle half a module below the numbers.
-pub fn svg(text: &str) -> Result<(i32, String)> {
+/// A QR code for a page.
+pub struct Svg {
+    /// Its size in modules, with the margin.
+    pub size: i32,
+    /// The path that draws its dark modules, with a line as wide as one, its middle half a module below the numbers.
+    pub path: String,
+}
+
+/// A QR code for a page; none where the text is too long for one.
+pub fn svg(text: &str) -> Option<Svg> {
     let code = encode(text)?;
     let numbers: Vec<String> = (0..=code.size() + MARGIN).map(|number| number.to_string()).collect();
     let mut path = String::with_capacity(4096);
@@ -48,13 +53,13 @@ pub fn svg(text: &str) -> Result<(i32, String)> {
             x += (dark as i32).max(1);
         }
     }
-    Ok((code.size() + 2 * MARGIN, path))
+    Some(Svg { size: code.size() + 2 * MARGIN, path })
 }
 
 /// Every reader takes every mask; to try all eight for the one that looks best takes most of the time of a page.
 const MASK: u8 = 2;
 
-fn encode(text: &str) -> Result<QrCode> {
+fn encode(text: &str) -> Option<QrCode> {
     let (smallest, largest) = (Version::MIN, Version::MAX);
     QrCode::encode_segments_advanced(
         &QrSegment::make_segments(text),
@@ -64,7 +69,7 @@ fn encode(text: &str) -> Result<QrCode> {
         Some(Mask::new(MASK)),
         true,
     )
-    .map_err(|_| Error::internal("the link is too long for a QR code"))
+    .ok()
 }
 
 #[cfg(test)]
@@ -80,6 +85,6 @@ mod tests {
         assert!(lines.iter().all(|line| inner(line).chars().count() == width));
         assert!(inner(lines[0]).trim().is_empty() && inner(lines[1]).trim().is_empty());
         assert!(lines.iter().all(|line| inner(line).starts_with("    ") && inner(line).ends_with("    ")));
-        assert!(terminal(&"x".repeat(5_000)).is_err());
+        assert!(terminal(&"x".repeat(5_000)).is_none() && svg(&"x".repeat(5_000)).is_none());
     }
 }

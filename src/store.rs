@@ -229,6 +229,15 @@ impl Store {
         Ok(query.query_row([host.name(), name], |row| row.get(0)).optional()?)
     }
 
+    /// The hosts that the file knows: those with a key, a setting or an invite.
+    pub fn hosts(&self) -> Result<Vec<String>> {
+        let mut query = self.conn.prepare(
+            "SELECT host FROM invited_key UNION SELECT host FROM invited_setting UNION SELECT host FROM invited_tally",
+        )?;
+        let hosts = query.query_map([], |row| row.get(0))?;
+        Ok(hosts.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// All settings of a host that are set, by name.
     pub fn settings(&self, host: &Host) -> Result<Vec<(String, String)>> {
         let mut query =

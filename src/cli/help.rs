@@ -64,7 +64,7 @@ used. Prints nothing; exit code 1 if there is no such key.
 pub const INVITE: &str = "\
 Usage: invited invite HOST [--user NAME | --contact USER [--register] | --reset USER]
                       [--ttl DURATION] [--uses N] [--role R]… [--group G]… [--note TEXT]
-                      [--qr | --json] [--db FILE]
+                      [--new-host] [--qr | --json] [--db FILE]
 
 Makes an invite and prints its link. Without a kind: an account with a name of the guest's choice.
 
@@ -76,6 +76,7 @@ Makes an invite and prints its link. Without a kind: an account with a name of t
   --uses N            good for N registrations
   --role R, --group G what the new account gets, several times if need be (Prosody)
   --note TEXT         for you, shown in lists
+  --new-host          HOST may be one that the file does not know yet
   --qr                the link as a QR code too
   --json              all of it as a JSON object
 ";
@@ -212,9 +213,10 @@ leaves nothing behind.
 ";
 
 pub const SET: &str = "\
-Usage: invited set HOST NAME VALUE [--db FILE]
+Usage: invited set HOST NAME VALUE [--new-host] [--db FILE]
 
-Sets a setting of HOST. A running server follows at once.
+Sets a setting of HOST. A running server follows at once. With --new-host, HOST may be one that the
+file does not know yet.
 ";
 
 pub const GET: &str = "\

@@ -37,6 +37,7 @@ pub struct Options {
     pub roles: Vec<String>,
     pub groups: Vec<String>,
     pub note: Option<String>,
+    pub new_host: bool,
 }
 
 impl Options {
@@ -70,6 +71,7 @@ impl Options {
             "note" => self.note = Some(text()?),
             "register" => self.register = true,
             "trust-proxy" => self.trust_proxy = true,
+            "new-host" => self.new_host = true,
             "json" => self.json = true,
             "qr" => self.qr = true,
             "all" => self.all = true,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::print;
+use super::{note, print};
 use crate::cli::Output;
 use crate::create::{HostSettings, Prepared, addresses};
 use crate::duration;
@@ -30,7 +30,13 @@ pub fn invite(store: &mut Store, host: &Host, wish: Wish, output: Output) -> Res
     store.write(|tx| tx.add_invite(&prepared.invite, &prepared.rows))?;
     match output {
         Output::Link => print(&format!("{}\n", prepared.url)),
-        Output::Qr => print(&format!("{}\n{}", prepared.url, qr::terminal(&prepared.url)?)),
+        Output::Qr => {
+            let code = qr::terminal(&prepared.url);
+            if code.is_none() {
+                note(format_args!("this link is too long for a QR code"));
+            }
+            print(&format!("{}\n{}", prepared.url, code.unwrap_or_default()))
+        }
         Output::Json => {
             let row = find(store, host, &prepared.invite.token)?;
             print(&format!("{}\n", json::invite(&row, &prepared.uri, &prepared.url, &[], now)))

@@ -1,12 +1,10 @@
 //! `setup`: finds out what the texts of [`crate::setup`] are filled in with, and prints one.
 
-use std::fmt::Display;
 use std::fs;
-use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::print;
+use super::{note, print};
 use crate::cli::Listen;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -77,9 +75,4 @@ fn name_of(file: &str, id: u32) -> Option<String> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
     };
     names.find(is_usual).map(str::to_owned)
-}
-
-/// What is not for pasting.
-fn note(text: impl Display) {
-    let _ = writeln!(io::stderr(), "invited: {text}");
 }

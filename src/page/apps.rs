@@ -82,8 +82,8 @@ pub fn embedded() -> Vec<App> {
 
 /// Reads a list of apps, field by field; the error names the app and the field.
 pub fn read(text: &str) -> Result<Vec<App>, String> {
-    let list =
-        json::parse(text).and_then(|value| value.as_array().cloned()).ok_or("it must be a JSON array of apps")?;
+    let value = json::parse(text)?;
+    let list = value.as_array().ok_or("it must be a JSON array of apps")?;
     let mut apps: Vec<App> = Vec::with_capacity(list.len());
     for (at, value) in list.iter().enumerate() {
         let app = read_app(value).map_err(|why| format!("app {}: {why}", at + 1))?;
@@ -118,11 +118,8 @@ fn read_app(value: &json::Json) -> Result<App, String> {
         return Err("colour must be of the form #rrggbb".to_owned());
     }
     let platforms = value["platforms"].as_array().filter(|list| !list.is_empty());
-    let platforms: Option<Vec<String>> =
-        platforms.and_then(|list| list.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-    let platforms = platforms
-        .filter(|words| words.iter().all(|word| PLATFORMS.contains(&word.as_str())))
-        .ok_or(format!("platforms must be a list of {}", PLATFORMS.join(", ")))?;
+    let platforms: Option<Vec<String>> = platforms.and_then(|list| list.iter().map(read_platform).collect());
+    let platforms = platforms.ok_or(format!("platforms must be a list of {}", PLATFORMS.join(", ")))?;
     let preauth = match &value["preauth"] {
         json::Json::Null => false,
         preauth => preauth.as_bool().ok_or("preauth must be true or false")?,
@@ -142,6 +139,13 @@ fn read_app(value: &json::Json) -> Result<App, String> {
             format => Some(web_address(format.as_str(), "login_link_format")?),
         },
     })
+}
+
+/// A word of [`PLATFORMS`], in any case: Prosody's and ejabberd's lists of apps say `Windows` and `iPadOS`.
+fn read_platform(value: &json::Json) -> Option<String> {
+    let word = value.as_str()?.to_ascii_lowercase();
+    let word = if word == "ipados" { "ios" } else { word.as_str() };
+    PLATFORMS.contains(&word).then(|| word.to_owned())
 }
 
 fn read_button(value: &json::Json) -> Result<Button, String> {
@@ -173,13 +177,36 @@ fn web_address(text: Option<&str>, field: &str) -> Result<String, String> {
     good.map(str::to_owned).ok_or(format!("{field} must be an address that begins with https://"))
 }
 
-/// Android names Linux too, and an iPhone "like Mac OS X", so that these are looked for first.
-const PHONES: [(&str, &str); 4] = [("Android", "android"), ("iPhone", "ios"), ("iPad", "ios"), ("iPod", "ios")];
+/// What names a phone or a tablet. Android names Linux too, an iPhone says "like Mac OS X", and browsers that ask for a
+/// desktop's pages name only themselves, so that these are looked for first.
+const PHONES: [(&str, &str); 9] = [
+    ("Android", "android"),
+    ("SamsungBrowser", "android"),
+    ("Silk/", "android"),
+    ("iPhone", "ios"),
+    ("iPad", "ios"),
+    ("iPod", "ios"),
+    ("CriOS", "ios"),
+    ("FxiOS", "ios"),
+    ("EdgiOS", "ios"),
+];
+
+/// The platforms that the device that asks can be of, the likeliest first; none if unknown.
+///
+/// Safari on an iPad calls itself Safari on a Mac, and nothing tells the two apart. (Safari sends no client hints.)
+pub fn platforms(request: &Request) -> &'static [&'static str] {
+    let agent = request.header("user-agent").unwrap_or_default();
+    match platform(request) {
+        Some("macos") if agent.contains("Version/") && request.header("sec-ch-ua-platform").is_none() => {
+            &["macos", "ios"]
+        }
+        Some(found) => PLATFORMS.iter().find(|word| **word == found).map_or(&[], std::slice::from_ref),
+        None => &[],
+    }
+}
 
 /// The platform of the device that asks, from its client hint (`Sec-CH-UA-Platform`) or its `User-Agent`; none if unknown.
-///
-/// An iPad that calls itself a Mac can't be told apart from one.
-pub fn platform(request: &Request) -> Option<&'static str> {
+fn platform(request: &Request) -> Option<&'static str> {
     let hint = request.header("sec-ch-ua-platform").map(|hint| hint.trim_matches('"').to_ascii_lowercase());
     let agent = request.header("user-agent").unwrap_or_default();
     // A phone says so in both; only a browser that pretends to be one says so in its name alone.
@@ -194,31 +221,36 @@ pub fn platform(request: &Request) -> Option<&'static str> {
         Some("linux" | "chrome os" | "chromium os") => return Some("linux"),
         _ => {}
     }
-    let signs =
-        [("Haiku", "haiku"), ("Windows", "windows"), ("Macintosh", "macos"), ("Linux", "linux"), ("CrOS", "linux")];
+    let signs = [
+        ("Haiku", "haiku"),
+        ("Windows", "windows"),
+        ("Macintosh", "macos"),
+        ("Linux", "linux"),
+        ("CrOS", "linux"),
+        ("BSD", "linux"),
+    ];
     signs.iter().find(|(sign, _)| agent.contains(sign)).map(|(_, platform)| *platform)
 }
 
-/// Whether there are apps for this platform, and all apps by platform: those for this one first.
-pub fn groups<'a>(apps: &'a [Arc<App>], here: Option<&str>) -> (bool, Vec<Group<'a>>) {
+/// All apps by platform, and how many groups at the beginning are for these platforms.
+pub fn groups<'a>(apps: &'a [Arc<App>], here: &[&str]) -> (usize, Vec<Group<'a>>) {
     let group = |platform| {
         let fitting = apps.iter().filter(|app| app.platforms.iter().any(|word| word == platform));
         let apps: Vec<&App> = fitting.map(|app| &**app).collect();
         (!apps.is_empty()).then_some(Group { platform, apps })
     };
     let mut groups: Vec<Group> = PLATFORMS.into_iter().filter_map(group).collect();
-    let mine = groups.iter().position(|group| Some(group.platform) == here);
-    if let Some(at) = mine {
-        groups[..=at].rotate_right(1);
-    }
-    (mine.is_some(), groups)
+    let rank = |group: &Group| here.iter().position(|platform| *platform == group.platform).unwrap_or(here.len());
+    groups.sort_by_key(rank);
+    let fitting = groups.iter().take_while(|group| rank(group) < here.len()).count();
+    (fitting, groups)
 }
 
-/// The apps for this platform, or all by platform where there are none for it.
-pub fn for_device<'a>(apps: &'a [Arc<App>], here: Option<&str>) -> Vec<Group<'a>> {
-    let (is_here, mut groups) = groups(apps, here);
-    if is_here {
-        groups.truncate(1);
+/// The apps for these platforms, or all by platform where there are none for them.
+pub fn for_device<'a>(apps: &'a [Arc<App>], here: &[&str]) -> Vec<Group<'a>> {
+    let (fitting, mut groups) = groups(apps, here);
+    if fitting > 0 {
+        groups.truncate(fitting);
     }
     groups
 }
@@ -300,8 +332,11 @@ mod tests {
     fn a_bad_entry_is_named_with_its_field() {
         let good = r##""id":"x","name":"X","platforms":["web"],"link":"https://x.example","buttons":[{"text":"x","url":"https://x.example"}]"##;
         assert_eq!(read(&format!("[{{{good}}}]")).unwrap().len(), 1);
+        let like_prosodys = good.replace("[\"web\"]", "[\"Windows\", \"iPadOS\"]");
+        assert_eq!(read(&format!("[{{{like_prosodys}}}]")).unwrap()[0].platforms, ["windows", "ios"]);
         for (part, text) in [
             ("JSON array", "{}".to_owned()),
+            ("line 2 column 5", format!("[{{{good}}},\n    x]")),
             ("app 1: it must be an object", "[1]".to_owned()),
             ("there twice", format!("[{{{good}}},{{{good}}}]")),
             ("'bogus'", format!("[{{{good},\"bogus\":1}}]")),
@@ -332,6 +367,32 @@ mod tests {
         let hinted =
             asking(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("sec-ch-ua-platform", "\"Android\"")]);
         assert_eq!(platform(&hinted), Some("android"));
+        // An iPad with Safari, as a Mac with it; other browsers of an iPad that asks for a desktop's pages name themselves.
+        const SAFARI: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15";
+        for (agent, expected) in [
+            (SAFARI, &["macos", "ios"][..]),
+            ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:126.0) Gecko/20100101 Firefox/126.0", &["macos"]),
+            (
+                "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/125 Version/11.1.1 Safari/605.1.15",
+                &["ios"],
+            ),
+            (
+                "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/126.0 Safari/605.1.15",
+                &["ios"],
+            ),
+            (
+                "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/25.0 Chrome/121.0 Safari/537.36",
+                &["android"],
+            ),
+            (
+                "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Silk/120.4 like Chrome/120.0 Safari/537.36",
+                &["android"],
+            ),
+            ("Mozilla/5.0 (X11; FreeBSD amd64; rv:126.0) Gecko/20100101 Firefox/126.0", &["linux"]),
+            ("curl/8", &[]),
+        ] {
+            assert_eq!(platforms(&asking(&[("user-agent", agent)])), expected, "{agent}");
+        }
         assert!(is_preview_bot(&asking(&[("user-agent", "TelegramBot (like TwitterBot)")])));
         assert!(is_preview_bot(&asking(&[("user-agent", "WhatsApp/2.23.20.0 A")])));
         assert!(!is_preview_bot(&asking(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/126.0")])));
@@ -340,15 +401,16 @@ mod tests {
     #[test]
     fn the_apps_of_the_device_come_first_and_nobody_is_lost() {
         let apps: Vec<Arc<App>> = embedded().into_iter().map(Arc::new).collect();
-        let platforms = |here| {
-            let (is_here, groups) = groups(&apps, here);
-            (is_here, groups.iter().map(|group| group.platform).collect::<Vec<_>>())
+        let platforms = |here: &[&str]| {
+            let (fitting, groups) = groups(&apps, here);
+            (fitting, groups.iter().map(|group| group.platform).collect::<Vec<_>>())
         };
-        assert_eq!(platforms(None), (false, PLATFORMS.to_vec()));
-        assert_eq!(platforms(Some("bogus")), (false, PLATFORMS.to_vec()));
+        assert_eq!(platforms(&[]), (0, PLATFORMS.to_vec()));
+        assert_eq!(platforms(&["bogus"]), (0, PLATFORMS.to_vec()));
+        assert_eq!(platforms(&["windows"]), (1, vec!["windows", "android", "ios", "macos", "linux", "haiku", "web"]));
         assert_eq!(
-            platforms(Some("windows")),
-            (true, vec!["windows", "android", "ios", "macos", "linux", "haiku", "web"])
+            platforms(&["macos", "ios"]),
+            (2, vec!["macos", "ios", "android", "windows", "linux", "haiku", "web"])
         );
     }
 }

@@ -129,7 +129,7 @@ pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Op
         web: find(apps::WEB_CLIENT).map(|app| app.link.as_str()),
         app,
         login: app.and_then(|app| login_link(app, username, address, &invite.host)),
-        groups: apps::for_device(&look.apps, apps::platform(visit.request)),
+        groups: apps::for_device(&look.apps, apps::platforms(visit.request)),
     };
     visit.pages.respond(&scene, 200, write(&page))
 }

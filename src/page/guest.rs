@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::http::{Answer, Request, Response};
 use crate::invite::{Kind, escape};
 use crate::limit::{Limiter, What};
-use crate::qr;
+use crate::qr::{self, Svg};
 use crate::store::{InviteRow, Readers, State};
 use crate::views::Views;
 
@@ -75,11 +75,11 @@ struct InvitePage<'a> {
     name: &'a str,
     makes: bool,
     needs_phone: bool,
-    /// Whether the first of the groups is that for this device.
-    is_here: bool,
+    /// How many of the groups are for this device; they come first.
+    fitting: usize,
     groups: Vec<Group<'a>>,
-    qr_size: i32,
-    qr_path: String,
+    /// None where the address of the page is too long for one.
+    code: Option<Svg>,
     /// The address of the picture for previews, which goes into the page as it is.
     picture: String,
     ends: String,
@@ -121,10 +121,9 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
         (Kind::Reset, _) if makes(&found) => text("lead.reset-here"),
         _ => text(&format!("lead.{kind}")),
     };
-    let platform = apps::platform(request);
-    let elsewhere = platform.filter(|platform| needs_phone(&look.apps, platform, invite.kind));
-    let (is_here, groups) = apps::groups(&look.apps, platform);
-    let (qr_size, qr_path) = qr::svg(&found.url)?;
+    let platforms = apps::platforms(request);
+    let elsewhere = platforms.first().filter(|_| platforms.iter().all(|p| needs_phone(&look.apps, p, invite.kind)));
+    let (fitting, groups) = apps::groups(&look.apps, platforms);
     let scene = Scene { language: t, look: Some(look), root: "" };
     let page = InvitePage {
         scene: &scene,
@@ -144,10 +143,9 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
         name,
         makes: makes(&found),
         needs_phone: elsewhere.is_some(),
-        is_here,
+        fitting,
         groups,
-        qr_size,
-        qr_path,
+        code: qr::svg(&found.url),
         // The setting is a checked address without quotes and angle brackets; those who read this tag often know no entities.
         picture: format!("{}/invite/card.png", look.base),
         ends: ends(t, invite.expires_at - visit.now),
@@ -307,8 +305,8 @@ impl Missing {
         // Perhaps the guest has just made the account, and comes back to see how to go on.
         let goes_on =
             |found: &&Found| matches!(self, Missing::Ended(State::Used, _)) && found.invite.kind.makes_account();
-        let platform = apps::platform(visit.request);
-        let groups = found.filter(goes_on).map(|found| apps::for_device(&found.look.apps, platform));
+        let platforms = apps::platforms(visit.request);
+        let groups = found.filter(goes_on).map(|found| apps::for_device(&found.look.apps, platforms));
         let page = Message { groups: groups.unwrap_or_default(), ..Message::new(&scene, &title, &text) };
         let response = visit.pages.respond(&scene, self.status(), write(&page));
         let response = match self {

@@ -70,15 +70,25 @@ impl Look {
         if let Some(url) = web_client {
             look.apps.push(Arc::new(web_app(&look.site, url)));
         }
-        // Ids that there are not must not leave a guest without any app.
-        let show = show.filter(|show: &Vec<String>| look.apps.iter().any(|app| show.contains(&app.id)));
-        if let Some(show) = show {
-            look.apps.retain(|app| show.contains(&app.id));
-            look.apps.sort_by_key(|app| show.iter().position(|id| *id == app.id));
-        }
-        look.apps.retain(|app| !hide.contains(&app.id));
+        look.apps = choose(look.apps, show.as_deref(), &hide);
         look
     }
+}
+
+/// The apps to show, in the order of `show`. The host's own web client is shown unless it is hidden by its id. Settings that
+/// would leave a guest without any app have no effect.
+fn choose(apps: Vec<Arc<App>>, show: Option<&[String]>, hide: &[String]) -> Vec<Arc<App>> {
+    let place = |app: &App| match show {
+        Some(show) => {
+            let listed = show.iter().position(|id| *id == app.id);
+            listed.or((app.id == apps::WEB_CLIENT).then_some(show.len()))
+        }
+        None => Some(0),
+    };
+    let is_shown = |app: &&Arc<App>| place(app).is_some() && !hide.contains(&app.id);
+    let mut shown: Vec<Arc<App>> = apps.iter().filter(is_shown).cloned().collect();
+    shown.sort_by_key(|app| place(app));
+    if shown.is_empty() { apps } else { shown }
 }
 
 /// The host's own web client as an app.
@@ -97,4 +107,29 @@ fn web_app(site: &str, url: String) -> App {
 
 fn words(text: &str) -> Vec<String> {
     text.split(',').map(|word| word.trim().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shown_and_hidden_apps_never_leave_a_guest_without_any() {
+        let embedded: Vec<Arc<App>> = apps::embedded().into_iter().map(Arc::new).collect();
+        let host = Host::parse("example.com").unwrap();
+        let ids = |settings: &[(&str, &str)]| {
+            let settings: Vec<_> =
+                settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let look = Look::of(&settings, &host, &embedded);
+            look.apps.iter().map(|app| app.id.clone()).collect::<Vec<_>>()
+        };
+        let (show, hide, web) = ("apps-show", "apps-hide", ("web-client", "https://chat.example.com/"));
+        assert_eq!(ids(&[(show, "monal,dino")]), ["monal", "dino"]);
+        assert_eq!(ids(&[(show, "monal,dino"), web]), ["monal", "dino", "web-client"]);
+        assert_eq!(ids(&[(show, "web-client,dino"), web]), ["web-client", "dino"]);
+        assert_eq!(ids(&[(show, "monal,dino"), (hide, "dino,web-client"), web]), ["monal"]);
+        assert_eq!(ids(&[(show, "dino"), (hide, "dino")]).len(), embedded.len());
+        assert_eq!(ids(&[(show, "dino"), (hide, "dino"), web]), ["web-client"]);
+        assert_eq!(ids(&[(show, "gone")]).len(), embedded.len());
+    }
 }

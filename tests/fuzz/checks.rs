@@ -147,7 +147,7 @@ pub fn query(bytes: &[u8]) {
     assert!(!request.path.contains('?') && !request.path.contains("//"));
     let media_type = request.media_type();
     assert!(!media_type.contains(';') && media_type == media_type.trim().to_ascii_lowercase());
-    let _ = (request.wants_json(), request.wants_html(), apps::platform(&request), apps::is_preview_bot(&request));
+    let _ = (request.wants_json(), request.wants_html(), apps::platforms(&request), apps::is_preview_bot(&request));
 
     let all = pairs(request.query.as_deref().unwrap_or_default().as_bytes());
     for (name, _, _) in &all {
@@ -197,7 +197,7 @@ pub fn body(bytes: &[u8]) {
         body::wish(&request)
     };
     if let Ok(text) = std::str::from_utf8(body) {
-        let is_object = json::parse(text).is_some_and(|value| value.is_object());
+        let is_object = json::parse(text).is_ok_and(|value| value.is_object());
         assert_eq!(json::fields(text).is_some(), is_object);
     }
     let Ok(first) = wish(media_type, body) else { return };

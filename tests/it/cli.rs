@@ -47,9 +47,43 @@ fn a_key_of_one_host_cannot_be_listed_or_deleted_through_another() {
     let folder = Folder::new();
     let key = create_key(&folder.db(), "a.example");
     let id = key.split_once('/').unwrap().0;
-    assert_eq!(done(&folder.db(), &["list", "b.example"]), "");
+    let other = create_key(&folder.db(), "b.example");
+    assert_eq!(
+        done(&folder.db(), &["list", "b.example"]),
+        format!("{}\t<unknown>\n", other.split_once('/').unwrap().0)
+    );
     fails(&folder.db(), 1, &["delete", "b.example", id]);
     assert!(done(&folder.db(), &["list", "a.example"]).starts_with(id));
+}
+
+/// An invite to a host that nobody serves is of no use, and its maker would not notice.
+#[test]
+fn a_mistyped_host_is_refused_by_a_file_that_knows_others() {
+    let folder = Folder::new();
+    let key = create_key(&folder.db(), "example.com");
+    let id = key.split_once('/').unwrap().0;
+    const TYPO: &str = "exampel.com";
+    for args in [
+        &["invite", TYPO][..],
+        &["invites", TYPO],
+        &["list", TYPO],
+        &["delete", TYPO, id],
+        &["show", TYPO, "T"],
+        &["revoke", TYPO, "T"],
+        &["prune", TYPO],
+        &["set", TYPO, "ttl", "2d"],
+        &["get", TYPO],
+        &["get", TYPO, "ttl"],
+        &["unset", TYPO, "ttl"],
+    ] {
+        let stderr = fails(&folder.db(), 1, args);
+        assert!(stderr.contains("does not know the host exampel.com, but example.com"), "{args:?}: {stderr}");
+    }
+    assert!(fails(&folder.db(), 1, &["invite", TYPO]).contains("--new-host adds it"));
+    done(&folder.db(), &["set", "other.example", "ttl", "2d", "--new-host"]);
+    done(&folder.db(), &["invite", "other.example"]);
+    done(&folder.db(), &["invite", "third.example", "--new-host"]);
+    assert_eq!(done(&folder.db(), &["invites", "third.example"]).lines().count(), 1);
 }
 
 #[test]
@@ -137,6 +171,7 @@ fn settings_are_set_read_and_unset() {
     assert_eq!(done(&folder.db(), &["set", "example.com", "url", "https://i.example.com/x/"]), "");
     assert_eq!(done(&folder.db(), &["get", "example.com", "url"]), "https://i.example.com/x\n");
     assert_eq!(done(&folder.db(), &["get", "example.com"]), "url\thttps://i.example.com/x\n");
+    create_key(&folder.db(), "other.example");
     assert_eq!(done(&folder.db(), &["get", "other.example"]), "");
     assert_eq!(done(&folder.db(), &["unset", "example.com", "url"]), "");
     assert_eq!(done(&folder.db(), &["get", "example.com"]), "");

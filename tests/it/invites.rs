@@ -297,6 +297,7 @@ fn an_invite_is_taken_back_once_silently_and_on_the_server_too() {
 #[test]
 fn an_invite_is_found_by_its_exact_token_and_host_alone() {
     let folder = database();
+    create_key(&folder.db(), "other.example");
     let made = invite(&folder, &[]);
     let token = token(&made);
     let other = token.to_ascii_lowercase();
@@ -326,7 +327,7 @@ fn a_token_that_begins_with_a_dash_is_no_option() {
 fn prune_takes_what_has_expired_and_forgets_what_is_long_over() {
     let folder = database();
     let (fresh, old) = (invite(&folder, &[]), invite(&folder, &["--contact", "ana"]));
-    let (ended, elsewhere) = (invite(&folder, &[]), done(&folder.db(), &["invite", "other.example"]));
+    let (ended, elsewhere) = (invite(&folder, &[]), done(&folder.db(), &["invite", "other.example", "--new-host"]));
     let elsewhere = elsewhere.trim_end().split_once('?').unwrap().1;
     done(&folder.db(), &["revoke", HOST, token(&ended)]);
     assert_eq!(done(&folder.db(), &["prune"]), "0 expired, 0 forgotten\n");
@@ -493,8 +494,8 @@ fn what_the_server_wrote_cannot_speak_to_the_terminal() {
 #[test]
 fn a_second_host_of_ejabberd_without_a_column_for_it_is_refused() {
     let folder = database();
-    done(&folder.db(), &["set", "a.example", "server", "ejabberd"]);
-    let stderr = fails(&folder.db(), 1, &["set", "b.example", "server", "ejabberd"]);
+    done(&folder.db(), &["set", HOST, "server", "ejabberd"]);
+    let stderr = fails(&folder.db(), 1, &["set", "b.example", "server", "ejabberd", "--new-host"]);
     assert!(stderr.contains("another host") && stderr.contains("--db"), "{stderr}");
     fails(&folder.db(), 1, &["get", "b.example", "server"]);
 }
@@ -508,4 +509,19 @@ fn a_source_that_is_not_there_or_not_readable_is_an_error_and_makes_no_database(
     std::fs::create_dir(&empty).unwrap();
     assert!(fails(&folder.db(), 1, &["import", empty.to_str().unwrap()]).contains("invite_api_keys.dat"));
     assert!(!folder.db().exists());
+}
+
+#[test]
+fn a_link_that_is_too_long_for_a_qr_code_is_printed_without_one() {
+    let folder = database();
+    done(&folder.db(), &["set", HOST, "page", &format!("https://i.example.com/{}#{{uri}}", "x".repeat(2_500))]);
+    let output = run(&folder.db(), &["invite", HOST, "--qr"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(out.starts_with("https://i.example.com/xxx") && out.lines().count() == 1, "{out}");
+    assert!(err.contains("too long for a QR code"), "{err}");
+    let token = out.trim_end().rsplit_once('=').unwrap().1;
+    let server = Server::start(&folder.db());
+    let page = server.get(&format!("/invite?{token}"));
+    assert!(page.status == 200 && !page.body.contains("<svg class=\"code\""), "{page:?}");
 }

@@ -243,7 +243,8 @@ fn the_apps_of_the_device_come_first_and_all_others_are_there_too() {
     for (agent, hint, first) in [
         (ANDROID, None, &["conversations", "cheogram", "monocles", "yaxim"][..]),
         (IPHONE, None, &["monal", "siskin-im"]),
-        (MAC, None, &["monal-macos", "beagle-im", "gajim"]),
+        // Safari: it can be an iPad.
+        (MAC, None, &["monal-macos", "beagle-im", "gajim", "monal", "siskin-im"]),
         (WINDOWS, None, &["gajim"]),
         (LINUX, None, &["gajim", "dino", "kaidan"]),
         // "Desktop site" of a browser on Android.
@@ -722,7 +723,12 @@ fn the_policy_follows_accent_and_style() {
     site.unset("accent");
     assert_headers_of_every_page(&site.page(&token), 200);
     assert_headers_of_every_page(&site.page("unknown"), 404);
-    for bad in [&b"</style><script>"[..], b"\xff", b"a<b", b"a\0b"] {
+    // A range in a media query (Media Queries level 4).
+    site.set_file("style", b"@media (400px <= width < 900px) { h1 { color: #333 } }");
+    let page = site.page(&token);
+    assert_headers_of_every_page(&page, 200);
+    assert!(page.body.contains("(400px <= width < 900px)"), "{}", page.body);
+    for bad in [&b"</style><script>"[..], b"</STYLE >", b"\xff", b"a\0b"] {
         site.refuses_file("style", bad);
     }
 }
