@@ -222,8 +222,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, db: Option<OsString>) -> 
             Command::Invite { db, host, new_host, wish: options.wish().map_err(see)?, output }
         }
         "invites" => Command::Invites { db, host: words.host()?, all: options.all, json: options.json },
-        "show" => Command::Show { db, host: words.host()?, token: words.token()?, json: options.json },
-        "revoke" => Command::Revoke { db, host: words.host()?, token: words.token()? },
+        "show" => Command::Show { db, host: words.host()?, token: words.required("TOKEN")?, json: options.json },
+        "revoke" => Command::Revoke { db, host: words.host()?, token: words.required("TOKEN")? },
         "prune" => Command::Prune { db, host: words.optional().map(|host| Host::parse(&host)).transpose()? },
         "import" => Command::Import { db, source: PathBuf::from(words.required("FILE")?) },
         "serve" => {
@@ -300,13 +300,6 @@ impl Words<'_> {
 
     fn host(&mut self) -> Result<Host> {
         Host::parse(&self.required("HOST")?)
-    }
-
-    /// A token, also where it is given as the link that it came in.
-    fn token(&mut self) -> Result<String> {
-        let text = self.required("TOKEN")?;
-        let text = text.rsplit_once("preauth=").or(text.rsplit_once('?')).map_or(text.as_str(), |(_, token)| token);
-        Ok(text.to_owned())
     }
 
     fn setting(&mut self) -> Result<&'static Setting> {

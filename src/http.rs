@@ -6,6 +6,9 @@ use form_urlencoded::parse;
 
 use crate::secret::wipe;
 
+/// Headers that say why a browser asks.
+pub const PURPOSES: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
+
 /// A request that the gate has let through.
 pub struct Request {
     /// The method as sent, such as `GET`.
@@ -68,6 +71,16 @@ impl Request {
             |name| self.header(name).is_some_and(|value| value.to_ascii_lowercase().contains("application/json"));
         is_json("accept")
             || (is_json("content-type") && self.header("accept").is_none_or(|accept| accept.contains("*/*")))
+    }
+
+    /// Whether a browser loads this ahead, since somebody may open it (`Sec-Purpose`, and the headers that came before it).
+    pub fn is_prefetch(&self) -> bool {
+        PURPOSES.iter().any(|name| {
+            self.header(name).is_some_and(|value| {
+                let value = value.to_ascii_lowercase();
+                ["prefetch", "prerender", "preview"].iter().any(|purpose| value.contains(purpose))
+            })
+        })
     }
 
     /// Whether a person's browser asks, rather than a program: it names `text/html` among what it accepts.

@@ -2,7 +2,7 @@
 //!
 //! Pure: time and randomness are passed in. Knows nothing of HTTP or the database.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -259,6 +259,24 @@ pub fn escape(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, RESERVED)
 }
 
+/// The shortest token that is looked for within a longer text. Ours have 16 characters, ejabberd's and Prosody's more.
+const TOKEN_MIN: usize = 8;
+
+/// The most tokens that are looked for in one text.
+const TOKENS_MAX: usize = 4;
+
+/// What can be the token of a link that mailers, messengers, people and proxies have changed: the longest pieces of the
+/// characters that tokens have, once the text is decoded. `utm_source=x&T`, `T%20`, `/invite/T/` and
+/// `xmpp:ana@example.com?roster;preauth=T;ibr=y` all have T among them.
+pub fn tokens_in(text: &str) -> Vec<String> {
+    let text = percent_decode_str(text).decode_utf8_lossy();
+    let is_outside = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let mut pieces: Vec<&str> = text.split(is_outside).filter(|piece| piece.len() >= TOKEN_MIN).collect();
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
+    pieces.dedup();
+    pieces.into_iter().take(TOKENS_MAX).map(str::to_owned).collect()
+}
+
 /// What a key may make: the value of `create --allow`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
@@ -330,6 +348,36 @@ mod tests {
     fn page(url: Option<&str>, page: Option<&str>, host: &str) -> String {
         let host = Host::parse(host).unwrap();
         Landing { url, page }.page(&host, &uri(&host, Kind::Account, None, "T-_1"), "T-_1")
+    }
+
+    #[test]
+    fn a_token_is_found_in_what_became_of_its_link() {
+        const T: &str = "Zx9-_abcDEFgh123";
+        for text in [
+            T.to_owned(),
+            format!("utm_source=newsletter&{T}"),
+            format!("{T}&fbclid=IwAR0abc"),
+            format!("{T}="),
+            format!("{T}%20"),
+            format!("%20{T}%0D%0A"),
+            format!("{T}*"),
+            format!("*{T}*"),
+            format!("\"{T}\"),"),
+            format!("\u{200b}{T}\u{a0}"),
+            format!("%E2%80%8B{T}"),
+            format!("t={T}&c=gajim"),
+            format!("https://example.com/invite?{T}"),
+            format!("https://example.com/invite/{T}/"),
+            format!("<https://i.example.com/a/invites_page?{T}>"),
+            format!("xmpp:example.com?register;preauth={T}"),
+            format!("xmpp:ana@example.com?roster;preauth={T};ibr=y"),
+            format!("xmpp:ana@example.com?roster%3Bpreauth%3D{T}%3Bibr%3Dy"),
+        ] {
+            assert!(tokens_in(&text).iter().any(|token| token == T), "{text}: {:?}", tokens_in(&text));
+        }
+        assert!(tokens_in("").is_empty() && tokens_in("?a=b&c").is_empty());
+        assert_eq!(tokens_in(&"abcdefgh&".repeat(2_000)).len(), 1);
+        assert_eq!(tokens_in(&(0..2_000).map(|n| format!("token-{n:04}&")).collect::<String>()).len(), TOKENS_MAX);
     }
 
     #[test]

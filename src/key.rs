@@ -78,9 +78,10 @@ pub struct Presented {
 }
 
 impl Presented {
-    /// Reads `ID/SECRET`, split at the first slash; no length and no alphabet is assumed, as keys may come from elsewhere.
+    /// Reads `ID/SECRET`, split at the first slash; no length and no alphabet is assumed, as keys may come from elsewhere. What
+    /// is pasted along with a key at either end, such as a line break, is no part of it.
     pub fn parse(text: &str) -> Option<Presented> {
-        let (id, secret) = text.split_once('/')?;
+        let (id, secret) = text.trim_matches(is_blank).split_once('/')?;
         if id.is_empty() || secret.is_empty() {
             return None;
         }
@@ -111,6 +112,11 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a character is white space or has no width.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+}
+
 /// Whether a character would spoil a line: control characters, and the separators and direction marks that make it show as something that it is not.
 pub fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -134,7 +140,11 @@ mod tests {
         let presented = Presented::parse("a/b/c").unwrap();
         assert_eq!(presented.id, "a");
         assert!(presented.digest.matches(&Digest::of("b/c")));
-        for text in ["", "a", "/", "a/", "/b"] {
+        for text in ["a/b\r\n", " a/b", "\u{feff}a/b\u{200b}", "a/b\u{a0}", "\ta/b\n"] {
+            let presented = Presented::parse(text).unwrap();
+            assert!(presented.id == "a" && presented.digest.matches(&Digest::of("b")), "{text:?}");
+        }
+        for text in ["", "a", "/", "a/", "/b", "a/\n", "\n/b"] {
             assert!(Presented::parse(text).is_none(), "{text:?} was taken");
         }
     }

@@ -20,7 +20,9 @@ use lang::{Catalogue, Languages};
 use look::Look;
 
 pub use form::{Form, Wrong, closed, done, form};
-pub use guest::{Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, makes, nowhere, setup};
+pub use guest::{
+    Found, Missing, Visit, get, home, invite, logo, look_up, look_up_any, makes, nowhere, other_link, setup,
+};
 
 /// The media type of every page.
 const HTML: &str = "text/html; charset=utf-8";

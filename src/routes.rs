@@ -66,6 +66,7 @@ fn route(app: &App, request: &Request, now: i64) -> Result<Answer> {
         ("GET" | "HEAD", Place::Robots) => Ok(page::assets::robots()),
         ("GET" | "HEAD", Place::Card) => Ok(page::assets::card()),
         ("GET" | "HEAD", Place::Invite) => page::invite(&visit),
+        ("GET" | "HEAD", Place::OtherLink(rest)) => Ok(page::other_link(pages, request, rest)),
         ("GET" | "HEAD", Place::Setup(id)) => page::setup(&visit, id),
         ("GET" | "HEAD", Place::Get(rest)) => page::get(&visit, rest),
         ("GET" | "HEAD", Place::Logo(host)) => page::logo(pages, &app.readers, request, host),
@@ -91,6 +92,12 @@ fn answer_api(app: &App, request: &Request, place: Place, now: i64) -> Result<An
         }
         Err(reason) => Ok(refuse_key(app, request, reason, now)),
     };
+    // A browser that loads ahead what somebody may open makes no invite from a bookmark.
+    if place == Place::Api && request.method == "GET" && request.is_prefetch() {
+        let text = "Nothing is loaded ahead here.";
+        let response = api::error(pages, request, 503, "Service unavailable", "prefetch", text, None);
+        return Ok(Answer::new("prefetch", response));
+    }
     match (request.method.as_str(), place) {
         ("GET" | "POST", Place::Api) => with_key(&|key| api::create(pages, readers, &app.writer, request, key, now)),
         ("GET", Place::ApiInvites) => with_key(&|key| api::list(pages, &readers.take(), request, key, now)),
@@ -153,7 +160,7 @@ pub fn logged_path<'a>(request: &'a Request, answer: &Answer) -> &'a str {
     match Place::of(&request.path) {
         _ if answer.reason == "no-route" => "-",
         // Where the database is away, nothing gets as far as that.
-        Place::Nowhere => "-",
+        Place::Nowhere | Place::OtherLink(_) => "-",
         Place::Logo(_) if answer.reason != "asset" => "/invite/logo/-",
         Place::ApiInvite(_) => "/invites_api/invites/-",
         // Only an app that was found is known to be one; anything else can be a token (`/invite/setup/monal%3FTOKEN`).
@@ -169,12 +176,14 @@ pub fn endpoint(request: &Request, answer: &Answer) -> &'static str {
 }
 
 /// The addresses that there are, each with the part that differs from one invite, app or host to the next.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Place<'a> {
     Home,
     Favicon,
     Robots,
     Invite,
+    /// Other forms of a link to an invite, with what comes after their beginning.
+    OtherLink(&'a str),
     Card,
     Setup(&'a str),
     Get(&'a str),
@@ -218,9 +227,15 @@ impl Place<'_> {
             return Place::Logo(host);
         }
         match below(Place::ApiInvite("")) {
-            Some(token) if !token.is_empty() && !token.contains('/') => Place::ApiInvite(token),
-            _ => Place::Nowhere,
+            Some(token) if !token.is_empty() && !token.contains('/') => return Place::ApiInvite(token),
+            _ => {}
         }
+        // Snikket's, ejabberd's, and those of Prosody's mod_invites_page.
+        let beginnings = ["/invite/", "/invites/", "/invites_page/"];
+        if path == "/invites_page" {
+            return Place::OtherLink("");
+        }
+        beginnings.iter().find_map(|beginning| path.strip_prefix(beginning)).map_or(Place::Nowhere, Place::OtherLink)
     }
 
     /// The path, or what all paths of this kind begin with; `other` where there is nothing.
@@ -230,6 +245,7 @@ impl Place<'_> {
             Place::Favicon => "/favicon.ico",
             Place::Robots => "/robots.txt",
             Place::Invite => "/invite",
+            Place::OtherLink(_) => "/invites_page",
             Place::Card => "/invite/card.png",
             Place::Setup(_) => "/invite/setup/",
             Place::Get(_) => "/invite/get/",

@@ -1,10 +1,10 @@
 //! `import`: finds out what kind of file it is given, and of which host.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::print;
+use super::{note, print};
 use crate::error::{Error, Result};
 use crate::key;
 use crate::log;
@@ -14,11 +14,28 @@ use crate::store::{Item, Store, open_file, read_sqlite};
 /// The largest file of Prosody's that is read, in bytes.
 const DAT_MAX: u64 = 256 * 1024 * 1024;
 
+/// The most invites whose addresses are looked at.
+const ADDRESSES_MAX: usize = 1_000;
+
 /// Brings in what was [`read`].
 pub fn write(items: &[Item], source: &Path, store: &mut Store) -> Result<()> {
     let imported = store.import(items, log::now()).map_err(|error| error.context(source.display()))?;
     store.catch_up()?;
-    print(&format!("{} keys, {} invites, {} skipped\n", imported.keys, imported.invites, imported.skipped))
+    print(&format!("{} keys, {} invites, {} skipped\n", imported.keys, imported.invites, imported.skipped))?;
+    for address in addresses(items) {
+        note(format_args!(
+            "invites were given out as {address}: let the web server at that address pass them on to `invited serve`, as \
+             `invited setup nginx HOST` shows for its own"
+        ));
+    }
+    Ok(())
+}
+
+/// Where the pages of these invites are, with `TOKEN` in the place of each token; no more than a handful.
+fn addresses(items: &[Item]) -> BTreeSet<String> {
+    let page = |item: &Item| Some(item.value["landing_page"].as_str()?.replace(&item.key, "TOKEN"));
+    let pages = items.iter().filter_map(page).map(|page| page.replace(key::is_control, "\u{fffd}"));
+    pages.take(ADDRESSES_MAX).collect()
 }
 
 /// Reads a file, or all files of a folder in which Prosody keeps a host's data. Comes before the database `db` is opened: it
@@ -41,7 +58,11 @@ pub fn read(source: &Path, db: &Path) -> Result<Vec<Item>> {
         Err(error) => return Err(cannot(&users, &error)),
         Ok(entries) => {
             for entry in entries {
-                files.push(entry.map_err(|error| cannot(&users, &error))?.path());
+                let file = entry.map_err(|error| cannot(&users, &error))?.path();
+                // Editors leave copies such as `ana.dat~` behind.
+                if file.extension().is_some_and(|ending| ending == "dat") {
+                    files.push(file);
+                }
             }
         }
     }

@@ -78,7 +78,7 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     let now = log::now();
     let invite = find(store, host, token)?;
     let (uri, url) = addresses(&HostSettings::read(store, host)?, &invite)?;
-    let uses = store.uses(token)?;
+    let uses = store.uses(&invite.token)?;
     if json {
         return print(&format!("{}\n", json::invite(&invite, &uri, &url, &uses, now)));
     }
@@ -116,7 +116,9 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
 }
 
 /// Takes an invite back.
-pub fn revoke(store: &mut Store, host: &Host, token: &str) -> Result<()> {
+pub fn revoke(store: &mut Store, host: &Host, link: &str) -> Result<()> {
+    let found = store.invite_of_link(link)?;
+    let token = found.as_ref().map_or(link, |invite| &invite.token);
     match store.write(|tx| tx.revoke(host, token, None, log::now()))? {
         Revoked::Done => Ok(()),
         Revoked::Unknown => Err(unknown(host, token)),
@@ -129,9 +131,10 @@ pub fn revoke(store: &mut Store, host: &Host, token: &str) -> Result<()> {
     }
 }
 
-fn find(store: &Store, host: &Host, token: &str) -> Result<InviteRow> {
-    let invite = store.invite(token)?.filter(|invite| invite.host == host.name());
-    invite.ok_or_else(|| unknown(host, token))
+/// The invite with this token, which can also be given as the link or the URI that it came in.
+fn find(store: &Store, host: &Host, link: &str) -> Result<InviteRow> {
+    let invite = store.invite_of_link(link)?.filter(|invite| invite.host == host.name());
+    invite.ok_or_else(|| unknown(host, link))
 }
 
 fn unknown(host: &Host, token: &str) -> Error {

@@ -21,6 +21,10 @@ const PASSED: &[&str] = &[
     "user-agent",
     "idempotency-key",
     "sec-ch-ua-platform",
+    "sec-purpose",
+    "purpose",
+    "x-purpose",
+    "x-moz",
 ];
 
 /// The same for what proxies write: several of one name are one list, whose last entry is the nearest proxy's.

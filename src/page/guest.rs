@@ -12,7 +12,7 @@ use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
 use crate::http::{Answer, Request, Response};
-use crate::invite::{Kind, escape};
+use crate::invite::{Kind, escape, tokens_in};
 use crate::limit::{Limiter, What};
 use crate::qr::{self, Svg};
 use crate::store::{InviteRow, Readers, State};
@@ -42,7 +42,7 @@ impl Visit<'_> {
 
     /// Whether it is a guest who looks, rather than a program that checks or previews the link.
     pub fn counts(&self) -> bool {
-        self.request.method == "GET" && !apps::is_preview_bot(self.request)
+        self.request.method == "GET" && !self.request.is_prefetch() && !apps::is_preview_bot(self.request)
     }
 }
 
@@ -156,6 +156,22 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
         .with("Access-Control-Allow-Origin", "*")
         .with("Access-Control-Expose-Headers", "Link");
     Ok(Answer::new("shown", response))
+}
+
+/// Links that invites were given out under elsewhere, or that somebody has changed, such as `/invites_page?TOKEN` and
+/// `/invite/TOKEN/`: on to the page of the invite. `rest` is the end of the path.
+pub fn other_link(pages: &Pages, request: &Request, rest: &str) -> Answer {
+    let mut tokens = tokens_in(request.query.as_deref().unwrap_or_default());
+    tokens.extend(tokens_in(rest));
+    if tokens.is_empty() {
+        return nowhere(pages, request);
+    }
+    let up = "../".repeat(request.path.matches('/').count() - 1);
+    let response = Response::new(303)
+        .with("Location", format!("{up}invite?{}", tokens.join("&")))
+        .with("Cache-Control", "no-store")
+        .with("Referrer-Policy", "no-referrer");
+    Answer::new("sent-on", response)
 }
 
 /// `GET /invite/setup/APP?TOKEN`: install this app, come back, accept.
@@ -319,7 +335,8 @@ impl Missing {
 
 /// The pending invite of a page's address, or the answer where there is none.
 fn find(visit: &Visit, root: &'static str) -> Result<std::result::Result<Found, Answer>> {
-    let found = look_up(visit, token(visit.request).as_deref())?;
+    // The token is the whole query, but for what was done to the link on its way.
+    let found = look_up(visit, visit.request.query.as_deref().filter(|query| !query.is_empty()))?;
     Ok(found.map_err(|missing| missing.page(visit, root)))
 }
 
@@ -341,7 +358,7 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
         return Ok(Err(Missing::Limit(seconds)));
     }
     let store = readers.take();
-    let Some(invite) = store.invite(token)? else {
+    let Some(invite) = store.invite_of_link(token)? else {
         limiter.strike(What::Token, request, now);
         return Ok(Err(Missing::Unknown));
     };
@@ -350,15 +367,7 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
     drop(store);
     let look = Look::of(&settings, &host, &pages.apps);
     let (uri, url) = addresses(&HostSettings::of(&settings), &invite)?;
-    Ok(Ok(Found { token: token.to_owned(), invite, host, settings, look, uri, url }))
-}
-
-/// The token is the whole query. What messengers and mailers add to links that they pass on is not part of it, nor are the
-/// marks that end a sentence around a link.
-fn token(request: &Request) -> Option<String> {
-    let query = request.query.as_deref()?;
-    let token = query.split('&').next().unwrap_or_default().trim_end_matches(|c| "=.,;:!)]>'\"".contains(c));
-    (!token.is_empty()).then(|| token.to_owned())
+    Ok(Ok(Found { token: invite.token.clone(), invite, host, settings, look, uri, url }))
 }
 
 fn unknown_app(pages: &Pages, scene: &Scene) -> Response {
@@ -409,20 +418,4 @@ fn needs_phone(apps: &[Arc<App>], platform: &str, kind: Kind) -> bool {
     let makes_account = matches!(kind, Kind::Account | Kind::AccountAndContact);
     let is_phone = matches!(platform, "android" | "ios");
     makes_account && !is_phone && fitting.peek().is_some() && fitting.all(|app| !app.preauth)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_added_to_a_link_is_not_part_of_its_token() {
-        let token_of = |target: &str| token(&Request::new("GET", target, Vec::new()));
-        assert_eq!(token_of("/invite?T-_1").as_deref(), Some("T-_1"));
-        assert_eq!(token_of("/invite?T=").as_deref(), Some("T"));
-        assert_eq!(token_of("/invite?T&fbclid=x").as_deref(), Some("T"));
-        assert_eq!(token_of("/invite?T-_1).").as_deref(), Some("T-_1"));
-        assert_eq!(token_of("/invite?"), None);
-        assert_eq!(token_of("/invite"), None);
-    }
 }

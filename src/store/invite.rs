@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use super::{Store, Tx, ejabberd, prosody};
 use crate::error::Result;
 use crate::host::Host;
-use crate::invite::{Invite, Kind};
+use crate::invite::{Invite, Kind, tokens_in};
 use crate::key::Digest;
 use crate::views::Seen;
 
@@ -172,6 +172,33 @@ impl Store {
     pub fn invite(&self, token: &str) -> Result<Option<InviteRow>> {
         let sql = format!("SELECT {COLUMNS} FROM invited_invite WHERE token = ?1");
         Ok(self.conn.prepare_cached(&sql)?.query_row([token], read).optional()?)
+    }
+
+    /// The invite that a link, a URI or a bare token leads to, whatever became of it on its way. Where what finds links in texts
+    /// has left out the marks at the end of a token, it is the one pending invite whose token goes on so.
+    pub fn invite_of_link(&self, text: &str) -> Result<Option<InviteRow>> {
+        let tokens = tokens_in(text);
+        for token in std::iter::once(text).chain(tokens.iter().map(String::as_str)) {
+            if let Some(invite) = self.invite(token)? {
+                return Ok(Some(invite));
+            }
+        }
+        for token in &tokens {
+            if let Some(invite) = self.invite_cut_short(token)? {
+                return Ok(Some(invite));
+            }
+        }
+        Ok(None)
+    }
+
+    fn invite_cut_short(&self, token: &str) -> Result<Option<InviteRow>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM invited_invite WHERE state = 'pending'
+                AND token IN (?1 || '-', ?1 || '_', ?1 || '--', ?1 || '-_', ?1 || '_-', ?1 || '__') LIMIT 2"
+        );
+        let mut query = self.conn.prepare_cached(&sql)?;
+        let mut found: Vec<InviteRow> = query.query_map([token], read)?.collect::<rusqlite::Result<_>>()?;
+        Ok(found.pop().filter(|_| found.is_empty()))
     }
 
     /// At most `limit` invites that were made after the one of this number (0: from the first one), oldest first.

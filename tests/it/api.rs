@@ -817,6 +817,7 @@ fn the_json_list_of_keys_tells_limits_and_last_use_and_no_secret() {
     assert!(second["last_used_at"].as_i64().is_some_and(|at| (created_at..=now()).contains(&at)), "{second}");
     // The plain form is for eyes, and has not changed.
     assert_eq!(api.run(&["list", HOST]), format!("{}\tall\n{}\tanother\n", id(&api.key), id(&key)));
+    api.run(&["set", "other.example", "ttl", "2d", "--new-host"]);
     assert_eq!(api.run(&["list", "other.example", "--json"]), "[]\n");
 }
 

@@ -405,7 +405,7 @@ fn a_file_that_prosody_did_not_write_is_refused_by_its_line_and_nothing_is_impor
     std::fs::write(&dat, format!("{good}\t[\"bbbb\"] = {{\n\t}};\n}};\n")).unwrap();
     let refused = fails(&folder.db(), 1, &["import", dat.to_str().unwrap()]);
     assert!(refused.contains("line 6: the key 'bbbb' has no secret"), "{refused}");
-    assert_eq!(done(&folder.db(), &["list", "example.com"]), "");
+    assert!(fails(&folder.db(), 1, &["list", "example.com"]).contains("does not know the host example.com"));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod ejabberd;
 mod gate;
 mod invites;
 mod kinds;
+mod links;
 mod log;
 mod one_link;
 mod page;
