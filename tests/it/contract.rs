@@ -352,7 +352,7 @@ fn invited_answers_each_row_as_the_table_says_and_logs_no_secret() {
 
     // The page of an invite has its token in the address; and a link that was taken apart may have it in the path.
     assert_eq!(server.get(&format!("/invite?{}", tokens[0])).status, 200);
-    assert_eq!(server.get(&format!("/invite/{}", tokens[0])).status, 404);
+    assert_eq!(server.get(&format!("/invite/{}", tokens[0])).status, 303);
     // Lines come in the order of the requests, so that all are there when the last one is.
     server.get("/invite");
     wait_until("the last request is in the log", || server.log().contains("reason=token-missing"));
