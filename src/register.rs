@@ -19,7 +19,7 @@ use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
 use crate::store::{Claimed, Outcome, Readers, State, Writer};
-use crate::user::{Password, Username};
+use crate::user::{Password, RefusedNames, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
 pub use desk::Desk;
@@ -38,15 +38,18 @@ const IN_USE: Duration = Duration::from_secs(3);
 /// The settings of a host for this.
 struct Rules {
     password_min: usize,
+    names_refuse: RefusedNames,
     xmpp: Address,
 }
 
 impl Rules {
     fn of(found: &Found) -> Rules {
-        let mut rules = Rules { password_min: PASSWORD_MIN, xmpp: Address::default() };
+        let mut rules =
+            Rules { password_min: PASSWORD_MIN, names_refuse: RefusedNames::default(), xmpp: Address::default() };
         for (name, value) in &found.settings {
             match name.as_str() {
                 "password-min" => rules.password_min = value.parse().unwrap_or(PASSWORD_MIN),
+                "names-refuse" => rules.names_refuse = RefusedNames::of(Some(value)),
                 "xmpp" => rules.xmpp = Address::parse(value).unwrap_or_default(),
                 _ => {}
             }
@@ -169,6 +172,12 @@ fn check(
 ) -> std::result::Result<(Username, Password), Vec<Problem>> {
     let mut problems = Vec::new();
     let name = check_name(&input.user, found.invite.fixed_name(), &found.host);
+    // A fixed name is the admin's choice.
+    let name = name.and_then(|name| match found.invite.fixed_name() {
+        None if name.is_mixed() => Err("name-mixed"),
+        None if rules.names_refuse.has(&name) => Err("name-refused"),
+        _ => Ok(name),
+    });
     let name = name.map_err(|word| {
         let fixed = found.invite.username.as_deref().unwrap_or_default();
         problems.push(wrong(visit, 400, word, &[("name", fixed)]));

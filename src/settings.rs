@@ -90,6 +90,11 @@ pub const SETTINGS: &[Setting] = &[
         value: Value::Text(check_password_min),
     },
     Setting {
+        name: "names-refuse",
+        help: "further names that guests can't choose, with commas, or none for no name at all",
+        value: Value::Text(crate::user::check_names),
+    },
+    Setting {
         name: "xmpp",
         help: "[tls:]HOST:PORT at which the XMPP server takes clients (default 127.0.0.1:5222)",
         value: Value::Text(check_xmpp),

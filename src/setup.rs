@@ -10,6 +10,7 @@ use crate::cli::{DEFAULT_PORT, Listen};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::invite::Landing;
+use crate::user::RefusedNames;
 
 /// Where `serve` listens unless told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
@@ -85,6 +86,8 @@ pub struct Facts {
     pub url: String,
     /// The address of an external page, as the setting `page` has it.
     pub page: Option<String>,
+    /// The names that guests can't choose, as the setting `names-refuse` has them.
+    pub names_refuse: Option<String>,
 }
 
 /// The text to paste.
@@ -154,6 +157,11 @@ impl Facts {
             "landing_page" => {
                 let landing = Landing { url: Some(&self.url), page: self.page.as_deref() };
                 double(&landing.page(&self.host, "{uri}", "{token}"))
+            }
+            "refused_names" => {
+                let names = RefusedNames::of(self.names_refuse.as_deref());
+                let names: Vec<String> = names.iter().map(|name| format!("[{}] = true", double(name))).collect();
+                format!("{{ {} }}", names.join("; "))
             }
             "lines_version" => PROSODY_LINES.to_string(),
             "server" => self.server.clone(),
@@ -362,6 +370,7 @@ mod tests {
             server: "prosody".to_owned(),
             url: "https://example.com".to_owned(),
             page: None,
+            names_refuse: None,
         }
     }
 

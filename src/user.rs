@@ -1,9 +1,11 @@
 //! A user name on an XMPP host and a password, prepared as the servers prepare them.
 //!
-//! The only file that names stringprep; knows nothing of what they are used for.
+//! The only file that names stringprep and unicode_security; knows nothing of what they are used for.
 
 use std::borrow::Cow;
 use std::fmt;
+
+use unicode_security::MixedScript as _;
 
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -43,6 +45,12 @@ impl Username {
         bytes.sum::<usize>() > NAME_IN_FILE_MAX
     }
 
+    /// Whether it has letters of several scripts that are not used together (UTS 39 section 5.1): one with a Cyrillic `а` looks
+    /// like another user's.
+    pub fn is_mixed(&self) -> bool {
+        !self.0.as_str().is_single_script()
+    }
+
     /// The prepared name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -53,6 +61,77 @@ impl fmt::Display for Username {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a name has a letter of a script that is written from right to left (RFC 3454 appendix D.1).
+pub fn is_right_to_left(name: &str) -> bool {
+    name.chars().any(stringprep::tables::bidi_r_or_al)
+}
+
+/// The names that guests can't choose, since others would take their holder for the admin: those of RFC 2142, and a few more.
+const REFUSED: [&str; 16] = [
+    "abuse",
+    "admin",
+    "administrator",
+    "help",
+    "hostmaster",
+    "info",
+    "moderator",
+    "noreply",
+    "operator",
+    "postmaster",
+    "root",
+    "security",
+    "support",
+    "sysadmin",
+    "system",
+    "webmaster",
+];
+
+/// The word of the setting `names-refuse` that empties the list.
+const NO_NAMES: &str = "none";
+
+/// The names that guests of a host can't choose.
+pub struct RefusedNames(Vec<String>);
+
+impl RefusedNames {
+    /// The list of a host by its setting `names-refuse`: names with commas between are added, `none` leaves no name.
+    pub fn of(setting: Option<&str>) -> RefusedNames {
+        let added = setting.filter(|text| *text != NO_NAMES).unwrap_or_default();
+        let added = added.split(',').filter(|name| !name.is_empty()).map(bare);
+        let common = REFUSED.iter().filter(|_| setting != Some(NO_NAMES)).map(|name| bare(name));
+        RefusedNames(common.chain(added).collect())
+    }
+
+    /// Whether a guest can't choose this name. Dots, hyphens and underscores make no other name of one.
+    pub fn has(&self, name: &Username) -> bool {
+        self.0.contains(&bare(name.as_str()))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl Default for RefusedNames {
+    fn default() -> RefusedNames {
+        RefusedNames::of(None)
+    }
+}
+
+/// Checks the setting `names-refuse`.
+pub fn check_names(text: &str) -> std::result::Result<String, String> {
+    if text == NO_NAMES {
+        return Ok(text.to_owned());
+    }
+    let names = text.split(',').map(|name| Username::parse(name.trim()).map_err(|error| error.to_string()));
+    let names: Vec<Username> = names.collect::<std::result::Result<_, _>>()?;
+    Ok(names.iter().map(Username::as_str).collect::<Vec<_>>().join(","))
+}
+
+fn bare(name: &str) -> String {
+    name.replace(['.', '-', '_'], "")
 }
 
 /// The password of an XMPP account. It does not print itself.
@@ -114,6 +193,30 @@ mod tests {
             &long,
         ] {
             assert!(Username::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn names_that_pass_for_others_are_told() {
+        let name = |text: &str| Username::parse(text).unwrap();
+        for plain in ["anna", "анна", "άννα", "דוד", "jürgen", "ana-2", "山田たろう", "김철수", "søren"]
+        {
+            assert!(!name(plain).is_mixed(), "{plain}");
+        }
+        for mixed in ["\u{430}nna", "ann\u{430}", "αnna", "pаypal", "ann\u{561}"] {
+            assert!(name(mixed).is_mixed(), "{mixed}");
+        }
+        let list = RefusedNames::default();
+        for refused in ["admin", "Admin", "ad.min", "_root_", "no-reply", "ｒｏｏｔ"] {
+            assert!(list.has(&name(refused)), "{refused}");
+        }
+        assert!(!list.has(&name("anna")) && !list.has(&name("administratorin")));
+        let added = RefusedNames::of(Some("boss,café"));
+        assert!(["admin", "boss", "CAFÉ"].iter().all(|refused| added.has(&name(refused))));
+        assert!(!RefusedNames::of(Some("none")).has(&name("admin")));
+        assert_eq!(check_names("Boss, CAFÉ").as_deref(), Ok("boss,café"));
+        for bad in ["", "a b", "a@example.com", "a,,b"] {
+            assert!(check_names(bad).is_err(), "{bad}");
         }
     }
 

@@ -37,11 +37,14 @@ pub fn setup(db: &Path, program: &Program, host: Host, listen: Listen) -> Result
             db.display()
         ));
     }
-    let page = setting("page");
+    let (page, names_refuse) = (setting("page"), setting("names-refuse"));
     let url = setting("url").unwrap_or_else(|| format!("https://{}", host.ascii()));
     let program_path = std::env::current_exe()
         .map_err(|error| Error::internal(format!("cannot tell where this program lies: {error}")))?;
-    print(&setup::text(program, &Facts { program: program_path, db, host, user, group, listen, server, url, page })?)
+    print(&setup::text(
+        program,
+        &Facts { program: program_path, db, host, user, group, listen, server, url, page, names_refuse },
+    )?)
 }
 
 /// The path from the root on, without links as far as it exists: some programs follow none.

@@ -5,7 +5,7 @@ use crate::http::Request;
 use crate::json::{self, Field};
 use crate::key::Digest;
 use crate::secret::Secret;
-use crate::user::{self, Password, Username};
+use crate::user::{self, Password, Username, is_right_to_left};
 
 /// A name of fewer characters than this may be in the password: too many words hold it.
 const NAME_IN_PASSWORD: usize = 3;
@@ -66,11 +66,21 @@ impl Input {
 
 /// The prepared name, or the word for what is wrong with it. Where the invite is for a fixed one, it must be that, or nothing.
 pub fn check_name(typed: &str, fixed: Option<&str>, host: &Host) -> std::result::Result<Username, &'static str> {
-    // The keyboards of phones add a space, and some people write their whole address.
-    let typed = typed.trim();
+    // The keyboards of phones add a space, and some people paste their whole address, with what apps put around it.
+    let typed: String = typed.chars().filter(|c| !is_invisible(*c)).collect();
+    let typed = typed.trim_matches(|c: char| c.is_whitespace() || "<>\",;".contains(c));
+    let typed = match typed.get(..5) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("xmpp:") => &typed[5..],
+        _ => typed,
+    };
     let typed = match typed.split_once('@') {
-        Some((name, other)) if Host::parse(other).is_ok_and(|other| other == *host) => name,
-        Some(_) => return Err("name-host"),
+        Some((name, other)) => {
+            let other = other.split(['/', '?']).next().unwrap_or_default();
+            if !Host::parse(other).is_ok_and(|other| other == *host) {
+                return Err("name-host");
+            }
+            name
+        }
         None => typed,
     };
     // What the XMPP server has written may not be prepared.
@@ -82,12 +92,19 @@ pub fn check_name(typed: &str, fixed: Option<&str>, host: &Host) -> std::result:
         ("", None) => return Err("name-missing"),
         _ => typed,
     };
-    let name = Username::parse(name).map_err(|_| "name-characters")?;
+    let word = if is_right_to_left(name) { "name-direction" } else { "name-characters" };
+    let name = Username::parse(name).map_err(|_| word)?;
     match fixed {
         Some(fixed) if name.as_str() != fixed => Err("name-fixed"),
         None if name.is_too_long() => Err("name-long"),
         _ => Ok(name),
     }
+}
+
+/// Whether a character has neither width nor meaning in a name, and comes along when it is pasted.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The prepared password, or the word for what is wrong with it.
@@ -121,6 +138,19 @@ mod tests {
         assert_eq!(name(" Ana ", None), Ok("ana".to_owned()));
         assert_eq!(name("ana@EXAMPLE.com", None), Ok("ana".to_owned()));
         assert_eq!(name("דוד", None), Ok("דוד".to_owned()));
+        for pasted in [
+            "xmpp:ana@example.com",
+            "XMPP:Ana@example.com?message",
+            "ana@example.com/phone",
+            "ana@example.com/",
+            "<ana@example.com>,",
+            "\u{feff}ana\u{200b}@example.com\u{a0}",
+            "\u{2068}ana\u{2069}",
+            "a\u{ad}na",
+            "xmpp:ana",
+        ] {
+            assert_eq!(name(pasted, None), Ok("ana".to_owned()), "{pasted}");
+        }
         assert_eq!(name("", Some("ana")), Ok("ana".to_owned()));
         assert_eq!(name("ANA", Some("ana")), Ok("ana".to_owned()));
         for (typed, fixed, word) in [
@@ -128,9 +158,14 @@ mod tests {
             ("  ", None, "name-missing"),
             ("ana@example.org", None, "name-host"),
             ("@example.com", None, "name-missing"),
+            ("ana@example.org/phone", None, "name-host"),
+            ("xmpp:ana@example.org", None, "name-host"),
+            ("דוד1", None, "name-direction"),
+            ("דוד ב", None, "name-direction"),
+            ("davidדוד", None, "name-direction"),
             ("a b", None, "name-characters"),
             ("\u{1f600}", None, "name-characters"),
-            ("<b>", None, "name-characters"),
+            ("a<b", None, "name-characters"),
             ("bob", Some("ana"), "name-fixed"),
             (&"x".repeat(300), None, "name-long"),
         ] {

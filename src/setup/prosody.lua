@@ -40,6 +40,12 @@ do
         storage.open(host, "invited_use", "map"):set(user, token, value)
     end
 
+    -- The setting `names-refuse`; and names that have Latin letters beside Greek, Cyrillic or Armenian ones.
+    local refused_names = {refused_names}
+    local function is_refused(name)
+        return refused_names[(name:gsub("[._-]", ""))] or name:find("[a-z]") and name:find("[\205-\214]")
+    end
+
     local function refuse(event, condition, reason)
         event.allowed, event.error, event.error_type = false, nil, "cancel"
         event.error_condition, event.reason = condition, reason
@@ -65,6 +71,8 @@ do
         local user = reset or stored.type ~= "roster" and stored.jid:match("^([^@]+)@")
         if user and user ~= event.username or reset and not session.users.user_exists(reset) then
             refuse(event, "not-allowed", "This invite is for another username")
+        elseif not user and is_refused(event.username) then
+            refuse(event, "not-allowed", "This username can't be chosen")
         end
         return result
     end

@@ -21,6 +21,7 @@ with_both_releases! {
     a_reset_makes_no_new_account
     an_invite_for_three_uses_makes_three_accounts_on_one_connection
     a_name_that_is_taken_costs_no_use
+    a_name_that_passes_for_anothers_is_refused_in_apps_too
     each_use_has_the_name_of_its_user
     invites_made_in_a_client_have_a_page_and_tell_their_user
     an_invite_that_prosody_calls_reusable_tells_every_user
@@ -149,6 +150,19 @@ fn a_name_that_is_taken_costs_no_use(release: Release) {
     assert_eq!((state(&site, &token).as_str(), names(&site, &token).len()), ("pending", 0));
     assert_done(&client.register("bob"));
     assert_eq!(names(&site, &token), ["bob"]);
+}
+
+fn a_name_that_passes_for_anothers_is_refused_in_apps_too(release: Release) {
+    let (site, prosody) = start(release);
+    let token = invite(&site, &[]);
+    let mut client = shown(&prosody, &token, 1).remove(0);
+    for name in ["admin", "Root", "post-master", "\u{430}nna", "ann\u{430}"] {
+        assert_refused(&client.register(name), "not-allowed");
+    }
+    assert_eq!(state(&site, &token), "pending");
+    assert_done(&client.register("анна"));
+    // The admin may give such a name away.
+    prosody.make_account(&invite(&site, &["--user", "support"]), "support");
 }
 
 fn each_use_has_the_name_of_its_user(release: Release) {
