@@ -68,7 +68,9 @@ impl Input {
 pub fn check_name(typed: &str, fixed: Option<&str>, host: &Host) -> std::result::Result<Username, &'static str> {
     // The keyboards of phones add a space, and some people paste their whole address, with what apps put around it.
     let typed: String = typed.chars().filter(|c| !is_invisible(*c)).collect();
-    let typed = typed.trim_matches(|c: char| c.is_whitespace() || "<>\",;".contains(c));
+    let typed = typed.trim_matches(|c: char| c.is_whitespace() || c == ',' || c == ';');
+    let in_brackets = typed.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    let typed = in_brackets.filter(|address| address.contains('@')).unwrap_or(typed);
     let typed = match typed.get(..5) {
         Some(scheme) if scheme.eq_ignore_ascii_case("xmpp:") => &typed[5..],
         _ => typed,
@@ -165,7 +167,7 @@ mod tests {
             ("davidדוד", None, "name-direction"),
             ("a b", None, "name-characters"),
             ("\u{1f600}", None, "name-characters"),
-            ("a<b", None, "name-characters"),
+            ("<b>", None, "name-characters"),
             ("bob", Some("ana"), "name-fixed"),
             (&"x".repeat(300), None, "name-long"),
         ] {
