@@ -26,6 +26,7 @@ mod log;
 mod page;
 mod prosody;
 mod register;
+mod register_attacks;
 mod register_ejabberd;
 mod register_prosody;
 mod register_wire;
