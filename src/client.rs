@@ -1,12 +1,57 @@
 //! Who a client is: the address of its connection, or the one that a proxy tells (`X-Forwarded-For`; `Forwarded`, RFC 7239).
 //!
-//! Pure. What a proxy tells is believed where the admin says so, and only from this machine or a private network; of what
-//! it tells only the last entry, which is its own: all before came from outside.
+//! Pure. A proxy is believed where the admin says so, and only from this machine or a private network, and then only in its
+//! last entry: clients can send all the others. The address of a proxy is never taken for that of a client.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::gate::{PEER, UNIX_PEER};
 use crate::http::Request;
+
+/// The headers of proxies: with one of these, a request was forwarded, or says so.
+pub const PROXY_HEADERS: &[&str] = &["x-forwarded-for", "forwarded", "x-real-ip", "via"];
+
+/// The header that tells `invited doctor` what is known of a client, see [`Client::word`].
+pub const CLIENT_HEADER: &str = "X-Invited-Client";
+
+/// What is known of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The address of its connection.
+    Direct(IpAddr),
+    /// The address that a trusted proxy tells.
+    Forwarded(IpAddr),
+    /// It connects from this machine and names no proxy, so that it can be one itself.
+    Local,
+    /// A proxy forwards its requests, and no proxy is trusted.
+    Untrusted,
+    /// A proxy forwards its requests, from an address outside of all private networks.
+    Far,
+    /// A trusted proxy forwards its requests and tells no address.
+    Untold,
+}
+
+impl Client {
+    /// The address, if it is known.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Client::Direct(address) | Client::Forwarded(address) => Some(address),
+            Client::Local | Client::Untrusted | Client::Far | Client::Untold => None,
+        }
+    }
+
+    /// The word for it in the answer to `invited doctor`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Client::Direct(_) => "direct",
+            Client::Forwarded(_) => "forwarded",
+            Client::Local => "local",
+            Client::Untrusted => "untrusted",
+            Client::Far => "far",
+            Client::Untold => "untold",
+        }
+    }
+}
 
 /// Tells who clients are.
 #[derive(Clone, Copy)]
@@ -16,22 +61,27 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// The address of the client. None where only that of a proxy is known, which all its clients share.
-    pub fn address(self, request: &Request) -> Option<IpAddr> {
-        let peer = request.header(PEER)?;
-        let is_local = peer == UNIX_PEER;
-        let peer: Option<IpAddr> = peer.parse().ok();
-        let is_local = is_local || peer.is_some_and(|peer| peer.is_loopback());
-        if self.trust_proxy && (is_local || peer.is_some_and(is_private)) {
-            // A client could send `Forwarded` itself, past a proxy that writes `X-Forwarded-For` alone: this one comes first.
-            if let Some(list) = request.header("x-forwarded-for") {
-                return node(list.rsplit(',').next()?.trim());
-            }
-            if let Some(list) = request.header("forwarded") {
-                return forwarded(list);
-            }
+    /// Who sent a request.
+    pub fn identify(self, request: &Request) -> Client {
+        let peer = request.header(PEER).unwrap_or(UNIX_PEER).parse().ok();
+        // Over a Unix socket there is no address.
+        let is_local = peer.is_none_or(|peer: IpAddr| peer.is_loopback());
+        if !PROXY_HEADERS.iter().any(|name| request.header(name).is_some()) {
+            return peer.filter(|_| !is_local).map_or(Client::Local, Client::Direct);
         }
-        if is_local { None } else { peer }
+        if !self.trust_proxy {
+            return Client::Untrusted;
+        }
+        if !is_local && !peer.is_some_and(is_private) {
+            return Client::Far;
+        }
+        // A client could send `Forwarded` itself, past a proxy that writes `X-Forwarded-For` alone: this one comes first.
+        let told = match (request.header("x-forwarded-for"), request.header("forwarded")) {
+            (Some(list), _) => list.rsplit(',').next().and_then(|last| node(last.trim())),
+            (None, Some(list)) => forwarded(list),
+            (None, None) => None,
+        };
+        told.map_or(Client::Untold, Client::Forwarded)
     }
 }
 
@@ -94,7 +144,7 @@ mod tests {
         let headers = headers.iter().chain(&own);
         let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let request = Request::new("GET", "/invite?T", headers);
-        Clients { trust_proxy }.address(&request).map(|address| address.to_string())
+        Clients { trust_proxy }.identify(&request).address().map(|address| address.to_string())
     }
 
     #[test]
@@ -104,9 +154,8 @@ mod tests {
             assert_eq!(address(true, near, &told).as_deref(), Some("192.0.2.9"), "{near}");
         }
         for far in ["198.51.100.1", "2001:db8::1", "172.32.0.1"] {
-            assert_eq!(address(true, far, &told).as_deref(), Some(far));
+            assert_eq!(address(true, far, &[]).as_deref(), Some(far));
         }
-        assert_eq!(address(false, "192.0.2.1", &told).as_deref(), Some("192.0.2.1"));
         for local in ["127.0.0.1", "::1", "unix"] {
             assert_eq!(address(false, local, &told), None);
             assert_eq!(address(true, local, &[]), None);
@@ -115,6 +164,21 @@ mod tests {
         assert_eq!(address(true, "10.1.2.3", &[]).as_deref(), Some("10.1.2.3"));
         // A proxy that does not say: all its clients would share its address.
         assert_eq!(address(true, "10.1.2.3", &[("x-forwarded-for", "unknown")]), None);
+    }
+
+    #[test]
+    fn the_address_of_a_proxy_is_never_taken_for_that_of_its_clients() {
+        for peer in ["127.0.0.1", "unix", "10.1.2.3", "fd00::1", "198.51.100.1", "2001:db8::1"] {
+            let is_far = ["198.51.100.1", "2001:db8::1"].contains(&peer);
+            for name in PROXY_HEADERS {
+                for value in ["192.0.2.9", "for=192.0.2.9", "1.1 proxy", "unknown", "10.9.9.9", ""] {
+                    let known = |trust_proxy| address(trust_proxy, peer, &[(name, value)]);
+                    assert_eq!(known(false), None, "{peer} {name}: {value}");
+                    assert_ne!(known(true).as_deref(), Some(peer), "{peer} {name}: {value}");
+                    assert!(!is_far || known(true).is_none(), "{peer} {name}: {value}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ const STACK: usize = 128 * 1024;
 const BACKLOG: i32 = 4096;
 
 /// How long at the end the first request of a new connection is waited for.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What a client may take.
 pub struct Limits {
@@ -72,7 +72,7 @@ pub const LIMITS: Limits = Limits {
     idle: Duration::from_secs(15),
     answer: Duration::from_secs(10),
     worker: Duration::from_secs(2),
-    // A registration that runs takes up to ten seconds, and whoever sent it should hear how it ended.
+    // A registration that runs takes up to eight and a half seconds, and its guest should hear how it ended.
     drain: Duration::from_secs(12),
 };
 

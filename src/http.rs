@@ -2,6 +2,8 @@
 //!
 //! Knows no sockets, no tiny_http and no routes.
 
+use std::time::Instant;
+
 use form_urlencoded::parse;
 
 use crate::secret::wipe;
@@ -21,6 +23,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Vec<u8>,
+    /// When a worker took it.
+    pub arrived: Instant,
 }
 
 impl Request {
@@ -35,7 +39,7 @@ impl Request {
         while path.contains("//") {
             path = path.replace("//", "/");
         }
-        Request { method: method.to_owned(), path, query, headers, body: Vec::new() }
+        Request { method: method.to_owned(), path, query, headers, body: Vec::new(), arrived: Instant::now() }
     }
 
     /// The value of a header, by its name in lower case. The gate lets each through once at most.

@@ -1,34 +1,46 @@
-//! Counts misses by client address, so that nobody tries tokens or keys by the thousand. In memory alone, and bounded.
+//! Counts misses by client address, so that nobody tries tokens, keys or names by the thousand; those of names by invite
+//! too, whoever tries them. In memory alone, and bounded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::client::Clients;
+use crate::client::{Client, Clients};
 use crate::http::Request;
+use crate::key::Digest;
 
-/// Misses of one sort that an address may have within [`WINDOW_SECS`].
+/// Misses of one sort that an address, or an invite, may have within [`WINDOW`].
 const MISSES: u32 = 30;
-const WINDOW_SECS: i64 = 600;
+const WINDOW: Duration = Duration::from_secs(600);
 
-/// The most addresses that are remembered for each sort.
-const ADDRESSES: usize = 10_000;
+/// The most addresses and invites that are remembered for each sort.
+const REMEMBERED: usize = 10_000;
 
 /// What is tried. Each sort counts for itself: a forgotten bookmark with an old key must not keep guests from their invites.
 #[derive(Clone, Copy)]
-pub enum What {
+pub enum What<'a> {
     /// Tokens of invites.
     Token,
     /// Keys of the API.
     Key,
-    /// Names that may be taken, and passwords of those who have just made an account.
-    Name,
+    /// Names that may be taken, with the invite of this token.
+    Name(&'a Digest),
 }
 
-/// Since when each address has how many misses.
-type Misses = HashMap<IpAddr, (i64, u32)>;
+/// What misses are counted by.
+#[derive(PartialEq, Eq, Hash)]
+enum Counted {
+    /// The address of the client, see [`network`].
+    Network(IpAddr),
+    /// The digest of the token.
+    Invite([u8; 32]),
+}
 
-/// The misses of each address within its window.
+/// Since when how many misses there were, on a clock that is never set.
+type Misses = HashMap<Counted, (Instant, u32)>;
+
+/// The misses of each address and invite within its window.
 pub struct Limiter {
     clients: Clients,
     tokens: Mutex<Misses>,
@@ -42,44 +54,64 @@ impl Limiter {
         Limiter { clients, tokens: Mutex::default(), keys: Mutex::default(), names: Mutex::default() }
     }
 
-    /// The address of a client, if it is known.
-    pub fn client(&self, request: &Request) -> Option<IpAddr> {
-        self.clients.address(request)
+    /// What is known of a client. One without an address is not counted: it shares what is known with all others.
+    pub fn client(&self, request: &Request) -> Client {
+        self.clients.identify(request)
     }
 
-    /// How long the client of this request has to wait until its next try; none: not at all.
-    pub fn wait_secs(&self, what: What, request: &Request, now: i64) -> Option<i64> {
-        let address = network(self.client(request)?);
-        let misses = self.misses(what);
-        let (since, count) = misses.get(&address)?;
-        let left = since + WINDOW_SECS - now;
-        // A clock that was set back must not lock anybody out for longer.
-        (*count >= MISSES && (1..=WINDOW_SECS).contains(&left)).then_some(left)
+    /// How many seconds it takes until the next try is let through; none: not one.
+    pub fn wait_secs(&self, what: What, request: &Request) -> Option<i64> {
+        self.wait_at(what, request, Instant::now())
     }
 
     /// Counts a miss.
-    pub fn strike(&self, what: What, request: &Request, now: i64) {
-        let Some(address) = self.client(request).map(network) else { return };
+    pub fn strike(&self, what: What, request: &Request) {
+        self.strike_at(what, request, Instant::now());
+    }
+
+    fn wait_at(&self, what: What, request: &Request, now: Instant) -> Option<i64> {
+        let misses = self.misses(what);
+        let wait = |counted: Counted| {
+            let (since, count) = misses.get(&counted)?;
+            let left = WINDOW.saturating_sub(now.saturating_duration_since(*since));
+            (*count >= MISSES && !left.is_zero()).then(|| left.as_millis().div_ceil(1_000) as i64)
+        };
+        self.counted(what, request).filter_map(wait).max()
+    }
+
+    fn strike_at(&self, what: What, request: &Request, now: Instant) {
         let mut misses = self.misses(what);
-        if misses.len() >= ADDRESSES && !misses.contains_key(&address) {
-            misses.retain(|_, (since, _)| *since + WINDOW_SECS > now);
-            if misses.len() >= ADDRESSES {
-                // So many at once is an attack from many addresses: forgetting them all is better than growing.
-                misses.clear();
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= WINDOW;
+        for counted in self.counted(what, request) {
+            if misses.len() >= REMEMBERED && !misses.contains_key(&counted) {
+                misses.retain(|_, (since, _)| !is_over(*since));
+                if misses.len() >= REMEMBERED {
+                    // So many at once is an attack from many addresses: forgetting them all is better than growing.
+                    misses.clear();
+                }
             }
+            let entry = misses.entry(counted).or_insert((now, 0));
+            if is_over(entry.0) {
+                *entry = (now, 0);
+            }
+            entry.1 += 1;
         }
-        let entry = misses.entry(address).or_insert((now, 0));
-        if !(0..WINDOW_SECS).contains(&(now - entry.0)) {
-            *entry = (now, 0);
-        }
-        entry.1 += 1;
+    }
+
+    fn counted(&self, what: What, request: &Request) -> impl Iterator<Item = Counted> {
+        let network = self.client(request).address().map(|address| Counted::Network(network(address)));
+        let invite = match what {
+            What::Name(token) => Some(Counted::Invite(*token.as_bytes())),
+            What::Token | What::Key => None,
+        };
+        network.into_iter().chain(invite)
     }
 
     fn misses(&self, what: What) -> MutexGuard<'_, Misses> {
         let misses = match what {
             What::Token => &self.tokens,
             What::Key => &self.keys,
-            What::Name => &self.names,
+            What::Name(_) => &self.names,
         };
         misses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,36 +144,65 @@ mod tests {
     #[test]
     fn an_address_waits_after_its_misses_and_others_do_not() {
         let limiter = limiter();
+        let now = Instant::now();
         let (one, other) = (from("192.0.2.1"), from("192.0.2.2"));
         for _ in 0..MISSES {
-            assert_eq!(limiter.wait_secs(What::Token, &one, 1_000), None);
-            limiter.strike(What::Token, &one, 1_000);
+            assert_eq!(limiter.wait_at(What::Token, &one, now), None);
+            limiter.strike_at(What::Token, &one, now);
         }
-        assert_eq!(limiter.wait_secs(What::Token, &one, 1_000), Some(WINDOW_SECS));
-        assert_eq!(limiter.wait_secs(What::Key, &one, 1_000), None);
-        assert_eq!(limiter.wait_secs(What::Token, &other, 1_000), None);
-        assert_eq!(limiter.wait_secs(What::Token, &one, 1_000 + WINDOW_SECS), None);
-        assert_eq!(limiter.wait_secs(What::Token, &one, 1), None, "the clock was set back");
+        assert_eq!(limiter.wait_at(What::Token, &one, now), Some(600));
+        assert_eq!(limiter.wait_at(What::Key, &one, now), None);
+        assert_eq!(limiter.wait_at(What::Token, &other, now), None);
+        assert_eq!(limiter.wait_at(What::Token, &one, now + WINDOW - Duration::from_millis(1)), Some(1));
+        assert_eq!(limiter.wait_at(What::Token, &one, now + WINDOW), None);
+        limiter.strike_at(What::Token, &one, now + WINDOW);
+        assert_eq!(limiter.wait_at(What::Token, &one, now + WINDOW), None, "a new window begins with one miss");
     }
 
     #[test]
     fn a_network_is_one_client() {
         let limiter = limiter();
+        let now = Instant::now();
         for number in 0..MISSES {
-            limiter.strike(What::Key, &from(&format!("2001:db8::{number:x}")), 1_000);
+            limiter.strike_at(What::Key, &from(&format!("2001:db8::{number:x}")), now);
         }
-        assert!(limiter.wait_secs(What::Key, &from("2001:db8::ffff"), 1_000).is_some());
-        assert_eq!(limiter.wait_secs(What::Key, &from("2001:db8:0:1::1"), 1_000), None);
+        assert!(limiter.wait_at(What::Key, &from("2001:db8::ffff"), now).is_some());
+        assert_eq!(limiter.wait_at(What::Key, &from("2001:db8:0:1::1"), now), None);
+    }
+
+    #[test]
+    fn names_are_counted_by_invite_whatever_address_they_come_from() {
+        let limiter = limiter();
+        let now = Instant::now();
+        let (invite, other) = (Digest::of("one"), Digest::of("other"));
+        for number in 0..MISSES {
+            let peer = if number % 2 == 0 { "127.0.0.1".to_owned() } else { format!("192.0.2.{number}") };
+            assert_eq!(limiter.wait_at(What::Name(&invite), &from(&peer), now), None);
+            limiter.strike_at(What::Name(&invite), &from(&peer), now);
+        }
+        for peer in ["127.0.0.1", "192.0.2.200"] {
+            assert!(limiter.wait_at(What::Name(&invite), &from(peer), now).is_some(), "{peer}");
+            assert_eq!(limiter.wait_at(What::Name(&other), &from(peer), now), None, "{peer}");
+        }
+        for number in 0..MISSES {
+            limiter.strike_at(What::Name(&Digest::of(&number.to_string())), &from("192.0.2.1"), now);
+        }
+        assert!(
+            limiter.wait_at(What::Name(&other), &from("192.0.2.1"), now).is_some(),
+            "many invites are no way around"
+        );
     }
 
     #[test]
     fn memory_is_bounded() {
         let limiter = limiter();
-        for what in [What::Token, What::Key] {
-            for number in 0..(ADDRESSES as u32 * 2) {
-                let [a, b, c, d] = (0x0a00_0000 + number).to_be_bytes();
-                limiter.strike(what, &from(&format!("{a}.{b}.{c}.{d}")), 1_000);
-                assert!(limiter.misses(what).len() <= ADDRESSES);
+        let now = Instant::now();
+        for number in 0..(REMEMBERED as u32 * 2) {
+            let [a, b, c, d] = (0x0a00_0000 + number).to_be_bytes();
+            let token = Digest::of_bytes(&number.to_be_bytes());
+            for what in [What::Token, What::Key, What::Name(&token)] {
+                limiter.strike_at(what, &from(&format!("{a}.{b}.{c}.{d}")), now);
+                assert!(limiter.misses(what).len() <= REMEMBERED);
             }
         }
     }

@@ -6,6 +6,7 @@
 mod desk;
 mod input;
 
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::key::Digest;
 use crate::limit::What;
 use crate::log;
 use crate::page::{self, Form, Found, Missing, Visit, Wrong};
-use crate::store::{Claimed, Outcome, Readers, State, Writer};
+use crate::store::{Claimed, Outcome, State, Writer};
 use crate::user::{Password, RefusedNames, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
@@ -29,8 +30,13 @@ use input::{Input, check_name, check_password};
 /// How long a password has to be unless the setting `password-min` says otherwise, in characters.
 const PASSWORD_MIN: usize = 10;
 
-/// How long the same request for a second time waits for the first one.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// Until when a request waits for anything, counted from its arrival. With what the gate may have waited for it and for a
+/// worker, this is less than the gate waits at the end, so that the guest hears what came of it.
+const WHOLE: Duration = Duration::from_millis(8_500);
+
+/// Until when the XMPP server is asked, and until when that begins: a server that is well takes a second or less.
+const ASK_UNTIL: Duration = Duration::from_secs(8);
+const ASK_FROM: Duration = Duration::from_secs(5);
 
 /// How long a registration waits for another one with the same invite.
 const IN_USE: Duration = Duration::from_secs(3);
@@ -104,6 +110,7 @@ pub fn form(visit: &Visit) -> Result<Answer> {
 /// `POST /register`: makes the account, or sets the password.
 ///
 /// 200 with a page, or with `{"jid": …}` for a program; a 4xx with what is wrong; 503 where the XMPP server can't be asked.
+/// Takes [`WHOLE`] at most, whatever waits for whom.
 pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     let input = match Input::read(visit.request) {
         Ok(input) => input,
@@ -112,11 +119,15 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
             return Ok(Answer::new(word, response));
         }
     };
-    if let Some(seconds) = visit.limiter.wait_secs(What::Name, visit.request, visit.now) {
+    if is_from_another_site(visit) {
+        return from_another_site(visit, &input);
+    }
+    let token = Digest::of(input.token.as_deref().unwrap_or_default());
+    if let Some(seconds) = visit.limiter.wait_secs(What::Name(&token), visit.request) {
         return wait(visit, &input, seconds);
     }
     // Before the invite is looked at: one that was used by this very request is no longer pending.
-    let turn = match desk.enter(input.digest(), Digest::of(input.token.as_deref().unwrap_or_default()), PATIENCE) {
+    let turn = match desk.enter(input.digest(), token, visit.request.arrived + WHOLE) {
         Entry::First(turn) => Some(turn),
         Entry::Done => return again(visit, &input),
         Entry::Busy => None,
@@ -124,9 +135,8 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     let found = match page::look_up(visit, input.token.as_deref())? {
         Ok(found) => found,
         Err(missing) => {
-            if let Missing::Ended(..) = missing {
-                // Who sends one password after the other would learn which one the guest has, see `again`.
-                visit.limiter.strike(What::Name, visit.request, visit.now);
+            if let (Missing::Ended(..), Some(turn)) = (&missing, &turn) {
+                turn.count_guess();
             }
             return Ok(refuse(visit, &missing));
         }
@@ -140,8 +150,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         Err(problems) => return show(visit, &input, &found, &rules, problems),
     };
     let Some(turn) = turn else {
-        let busy = wrong(visit, 503, "busy", &[]);
-        return show(visit, &input, &found, &rules, vec![Problem { retry_secs: Some(5), ..busy }]);
+        return show(visit, &input, &found, &rules, vec![busy(visit)]);
     };
     match register(visit, writer, &found, &rules.xmpp, &username, &password)? {
         Ok(detail) => {
@@ -152,6 +161,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
         // The invite may have been used for it.
         Err(problem) if problem.word == "lost" => show(visit, &input, &found, &rules, vec![problem]),
         Err(problem) => {
+            turn.count_guess();
             let invite = visit.readers.take().invite(&found.token)?;
             match invite.map(|invite| invite.state(visit.now)) {
                 Some(State::Pending) => show(visit, &input, &found, &rules, vec![problem]),
@@ -207,37 +217,45 @@ fn register(
     password: &Password,
 ) -> Result<std::result::Result<Option<String>, Problem>> {
     let values = [("name", username.as_str())];
-    let now = visit.now;
-    let claim = match claim(visit.readers, writer, found, username)? {
-        Claimed::Done(claim) => claim,
-        Claimed::InUse | Claimed::Ended => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
-        Claimed::NameReserved => {
-            visit.limiter.strike(What::Name, visit.request, now);
+    let arrived = visit.request.arrived;
+    // Tries of one name after the other tell who has an account here.
+    let strike = || visit.limiter.strike(What::Name(&Digest::of(&found.token)), visit.request);
+    let claim = match claim(visit, writer, found, username)? {
+        Some(Claimed::Done(claim)) => claim,
+        Some(Claimed::InUse | Claimed::Ended) => return Ok(Err(wrong(visit, 409, "in-use", &[]))),
+        Some(Claimed::NameReserved) => {
+            strike();
             return Ok(Err(wrong(visit, 409, "name-taken", &values)));
         }
+        None => return Ok(Err(busy(visit))),
     };
     let account = Account { host: &found.host, token: &found.token, username, password };
-    let outcome = xmpp::register(address, &account);
+    let outcome = xmpp::register(address, &account, arrived + ASK_UNTIL);
     let ended = match &outcome {
         Ok(Ok(())) => Outcome::Done,
         Ok(Err(refused)) if refused.why == Why::Lost => Outcome::Unknown,
         _ => Outcome::Refused,
     };
-    let settled = writer.write(move |tx| tx.settle(&claim, ended));
+    let settled = writer.queue(move |tx| tx.settle(&claim, ended)).wait_until(arrived + WHOLE);
     let refused = match outcome {
         // The account is there, whatever became of our own note of it.
-        Ok(Ok(())) => return Ok(Ok(settled.err().map(|error| error.to_string()))),
+        Ok(Ok(())) => {
+            return Ok(Ok(match settled {
+                Ok(Some(())) => None,
+                Ok(None) => Some("the database has not yet noted who has used the invite".to_owned()),
+                Err(error) => Some(error.to_string()),
+            }));
+        }
         Ok(Err(refused)) => refused,
         Err(error) => return Ok(Err(unreachable(visit, &error))),
     };
     let mut problem = match refused.why {
         Why::NameTaken | Why::Name if found.invite.fixed_name().is_some() => {
-            visit.limiter.strike(What::Name, visit.request, now);
+            strike();
             wrong(visit, 409, "account-there", &values)
         }
         Why::NameTaken => {
-            // Who tries one name after the other learns who has an account here.
-            visit.limiter.strike(What::Name, visit.request, now);
+            strike();
             wrong(visit, 409, "name-taken", &values)
         }
         Why::Name => wrong(visit, 400, "name-refused", &[]),
@@ -260,23 +278,64 @@ fn register(
     Ok(Err(problem))
 }
 
-/// Begins the registration. Where as many are under way as the invite has uses left, the first of them is waited for: it may
-/// fail, or be counted already.
-fn claim(readers: &Readers, writer: &Writer, found: &Found, username: &Username) -> Result<Claimed> {
-    let deadline = Instant::now() + IN_USE;
-    loop {
+/// Begins the registration; none where it is too late for that. Where as many are under way as the invite has uses left, the
+/// first of them is waited for: it may fail, or be counted already.
+fn claim(visit: &Visit, writer: &Writer, found: &Found, username: &Username) -> Result<Option<Claimed>> {
+    let begin = visit.request.arrived + ASK_FROM;
+    let patience = begin.min(Instant::now() + IN_USE);
+    while Instant::now() < begin {
         // The request itself may be some seconds old.
         let (invite, name, now) = (found.invite.clone(), username.clone(), log::now());
-        match writer.write(move |tx| tx.claim(&invite, &name, now))? {
+        let made = Arc::new(OnceLock::new());
+        let maker = Arc::clone(&made);
+        let claimed = writer.queue(move |tx| {
+            let claimed = tx.claim(&invite, &name, now)?;
+            if let Claimed::Done(claim) = &claimed {
+                let _ = maker.set(claim.clone());
+            }
+            Ok(claimed)
+        });
+        match claimed.wait_until(begin)? {
             // Only looking takes no lock.
-            Claimed::InUse if Instant::now() < deadline => {
-                while Instant::now() < deadline && !readers.take().may_claim(&found.token)? {
+            Some(Claimed::InUse) if Instant::now() < patience => {
+                while Instant::now() < patience && !visit.readers.take().may_claim(&found.token)? {
                     thread::sleep(Duration::from_millis(50));
                 }
             }
-            claimed => return Ok(claimed),
+            Some(claimed) => return Ok(Some(claimed)),
+            None => {
+                // It comes to nothing, should it still be made: this job is behind that one.
+                writer.queue(move |tx| made.get().map_or(Ok(()), |claim| tx.settle(claim, Outcome::Refused)));
+                return Ok(None);
+            }
         }
     }
+    Ok(None)
+}
+
+/// Too many go on at once, or it took too long until this one could begin.
+fn busy(visit: &Visit) -> Problem {
+    Problem { retry_secs: Some(5), ..wrong(visit, 503, "busy", &[]) }
+}
+
+/// Whether a page of another site has made a browser send the form: browsers say so (Fetch Metadata, section 2.3).
+fn is_from_another_site(visit: &Visit) -> bool {
+    visit.request.header("sec-fetch-site").is_some_and(|site| site.eq_ignore_ascii_case("cross-site"))
+}
+
+/// Nothing that a guest of this site has filled in: the way back leads to the page of the invite.
+fn from_another_site(visit: &Visit, input: &Input) -> Result<Answer> {
+    let language = visit.language();
+    let (title, text) = (language.text("wrong.again"), language.text("register.cross-site"));
+    let response = if visit.request.wants_json() {
+        api::error(visit.pages, visit.request, 403, "", "cross-site", text, None)
+    } else {
+        match page::look_up_any(visit, input.token.as_deref())? {
+            Ok(found) => page::closed(visit, Some(&found), 403, title, text),
+            Err(_) => page::closed(visit, None, 403, title, text),
+        }
+    };
+    Ok(Answer::new("cross-site", response))
 }
 
 /// The server could not be asked: the guest hears that, and the log hears why.
@@ -306,11 +365,10 @@ fn show(visit: &Visit, input: &Input, found: &Found, rules: &Rules, problems: Ve
     Ok(Answer { detail, ..Answer::new(reason, response) })
 }
 
-/// This client has tried too many names. Its invites and their pages are as good as before.
+/// From this client, or with this invite, too many names were tried. Invites and their pages are as good as before.
 fn wait(visit: &Visit, input: &Input, seconds: i64) -> Result<Answer> {
     let found = match page::look_up(visit, input.token.as_deref())? {
         Ok(found) => found,
-        Err(Missing::Ended(..)) => return Ok(refuse(visit, &Missing::Limit(seconds))),
         Err(missing) => return Ok(refuse(visit, &missing)),
     };
     let rules = Rules::of(&found);
@@ -338,7 +396,7 @@ fn closed(visit: &Visit, found: &Found) -> Answer {
     let response = if visit.request.wants_json() {
         api::error(visit.pages, visit.request, 403, "", "register-closed", text, None)
     } else {
-        page::closed(visit, found, 403, title, text)
+        page::closed(visit, Some(found), 403, title, text)
     };
     Answer::new("register-closed", response)
 }
@@ -365,4 +423,16 @@ fn registered(visit: &Visit, found: &Found, username: &str, app: Option<&str>) -
         page::done(visit, found, username, &address, app)
     };
     Answer::new(reason, response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::{FIRST_REQUEST, LIMITS};
+
+    #[test]
+    fn a_request_that_has_come_before_the_end_is_answered_before_it() {
+        assert!(FIRST_REQUEST + LIMITS.worker + WHOLE < LIMITS.drain);
+        assert!(ASK_FROM + IN_USE <= ASK_UNTIL && ASK_UNTIL < WHOLE);
+    }
 }

@@ -90,7 +90,7 @@ fn answer_api(app: &App, request: &Request, place: Place, now: i64) -> Result<An
             let answer = handler(&key)?;
             Ok(Answer { key: answer.key.or(Some(key.id().to_owned())), ..answer })
         }
-        Err(reason) => Ok(refuse_key(app, request, reason, now)),
+        Err(reason) => Ok(refuse_key(app, request, reason)),
     };
     // A browser that loads ahead what somebody may open makes no invite from a bookmark.
     if place == Place::Api && request.method == "GET" && request.is_prefetch() {
@@ -113,15 +113,15 @@ fn answer_api(app: &App, request: &Request, place: Place, now: i64) -> Result<An
 
 /// The answer to a key that is not good. Only these are counted and made to wait: a good key always works, whoever else
 /// shares its address.
-fn refuse_key(app: &App, request: &Request, reason: &'static str, now: i64) -> Answer {
+fn refuse_key(app: &App, request: &Request, reason: &'static str) -> Answer {
     // Who brings none does not try any.
     if reason == "key-missing" {
         return api::refuse(&app.pages, request, reason);
     }
-    if let Some(seconds) = app.limiter.wait_secs(What::Key, request, now) {
+    if let Some(seconds) = app.limiter.wait_secs(What::Key, request) {
         return api::too_many(&app.pages, request, seconds);
     }
-    app.limiter.strike(What::Key, request, now);
+    app.limiter.strike(What::Key, request);
     api::refuse(&app.pages, request, reason)
 }
 

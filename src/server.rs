@@ -158,7 +158,7 @@ fn write_log(app: &App, request: &Request, answer: &Answer, took: Duration) {
         ("us", &micros),
     ];
     // Whose program did something wrong is worth knowing; who looked at an invite is not.
-    let client = if level == Level::Warning { app.limiter.client(request) } else { None };
+    let client = if level == Level::Warning { app.limiter.client(request).address() } else { None };
     if let Some(client) = &client {
         pairs.push(("client", client));
     }

@@ -151,6 +151,8 @@ impl Facts {
                 if program.quoting == Quoting::Systemd { quoted.replace("$$", "$") } else { quoted }
             }
             "serve" => self.serve(program)?,
+            "no_trust" if self.is_local() => String::new(),
+            "no_trust" => include_str!("setup/no_trust").replace("ADDRESS", &self.address(program)?.to_string()),
             "host" => self.host.name().to_owned(),
             "host_key" => yaml_key(self.host.name()),
             "url" => self.url.clone(),
@@ -203,18 +205,21 @@ impl Facts {
         Ok(Some(value))
     }
 
+    /// Whether this machine alone reaches `serve`. Elsewhere anybody could come past the proxy, and claim any address.
+    fn is_local(&self) -> bool {
+        match &self.listen {
+            Listen::Tcp(address) => address.ip().is_loopback(),
+            Listen::Unix(_) => true,
+        }
+    }
+
     /// The arguments of `invited serve`.
     fn serve(&self, program: &Program) -> Result<String> {
         let mut words = vec!["serve".to_owned()];
         if program.name == "inetd" {
             words.push("--inetd".to_owned());
         }
-        let is_local = match &self.listen {
-            Listen::Tcp(address) => address.ip().is_loopback(),
-            Listen::Unix(_) => true,
-        };
-        // Elsewhere anybody could come past the proxy, and say who he pleases to be.
-        if is_local {
+        if self.is_local() {
             words.push("--trust-proxy".to_owned());
         }
         match &self.listen {
@@ -419,8 +424,12 @@ mod tests {
         {
             let facts = Facts { listen: Listen::Tcp(listen.parse().unwrap()), ..facts() };
             let unit = text_for("systemd", &facts);
-            assert_eq!(unit.contains("--trust-proxy"), trusted, "{listen}");
+            assert_eq!(unit.contains(" serve --trust-proxy "), trusted, "{listen}");
             assert!(unit.contains(&format!("--listen {listen} --db ")));
+            for name in ["systemd", "openrc", "runit", "inetd", "nginx", "caddy", "apache", "fail2ban"] {
+                let text = text_for(name, &facts);
+                assert_eq!(text.contains("leaves --trust-proxy out"), !trusted, "{name} {listen}: {text}");
+            }
         }
     }
 

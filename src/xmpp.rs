@@ -9,7 +9,7 @@ mod probe;
 pub mod stream;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -18,9 +18,6 @@ use crate::user::{Password, Username};
 use crate::wire::Wire;
 pub use probe::{Probe, Shown};
 use stream::{Element, Stream, escape};
-
-/// The longest that a registration may take, from the connection to its end.
-pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// The most bytes that a server may send in one registration, those of TLS included: features and three short answers are
 /// some 3 KB, a chain of certificates some 6.
@@ -123,10 +120,9 @@ pub struct Refused {
 
 /// Registers an account, or sets a new password where the token is of such an invite.
 ///
-/// Takes [`LIMIT`] at most. An error of the kind `Unavailable` says, for the log, why the server could not be asked; the
-/// account may have been made all the same if it was lost on the way back.
-pub fn register(address: &Address, account: &Account) -> Result<std::result::Result<(), Refused>> {
-    let deadline = Instant::now() + LIMIT;
+/// Ends at the deadline. An error of the kind `Unavailable` says, for the log, why the server could not be asked: no account
+/// is made then. Where one may have been, the refusal is [`Why::Lost`].
+pub fn register(address: &Address, account: &Account, deadline: Instant) -> Result<std::result::Result<(), Refused>> {
     let talk = || {
         let wire = connect(address, deadline).map_err(|error| {
             Error::unavailable(format!("{error} (start it, or say with `invited set HOST xmpp HOST:PORT` where it is)"))

@@ -209,6 +209,8 @@ fn serve(
         return store.check_place();
     }
     write_views(&writer, &views);
+    // What a registration has left to the writer is behind it when this one is done.
+    let _ = writer.write(|_| Ok(()));
     store.checkpoint();
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{CERTIFICATE_SECS, PATIENCE, Report, Settings, Trial, clock};
+use crate::client::CLIENT_HEADER;
 use crate::error::Result;
 use crate::host::Host;
 use crate::http_client::{Base, Client, Reply};
@@ -68,7 +69,10 @@ pub fn check(report: &mut Report, host: &Host, settings: &Settings, trial: Optio
     }
     let target = format!("/invite?{}", trial.token);
     match web.request("GET", &target).and_then(|get| Ok((get, web.request("HEAD", &target)?))) {
-        Ok((get, head)) => check_page(report, &web, trial, &get, &head),
+        Ok((get, head)) => {
+            check_page(report, &web, trial, &get, &head);
+            check_proxy(report, &web, get.header(&CLIENT_HEADER.to_ascii_lowercase()));
+        }
         Err(error) => web.bad(report, "page", format!("the page of an invite: {error}"), LOG_HELP),
     }
     match web.request("GET", &format!("/register?t={}", trial.token)) {
@@ -264,6 +268,33 @@ fn check_page(report: &mut Report, web: &Web, trial: &Trial, get: &Reply, head: 
         let help = "let the web server pass on methods and headers as they are, and add none of these";
         web.bad(report, "page", format!("{at} has changed on its way: {}", lost.join("; ")), help);
     }
+}
+
+/// Whether `invited serve` knows the addresses of its clients: it says what it knows of ours. Where it does not, tries are not
+/// counted and fail2ban bans nobody; where it takes the address of the web server for that of all, it counts all as one.
+fn check_proxy(report: &mut Report, web: &Web, client: Option<&str>) {
+    let base = &web.base;
+    let says = "let the web server set X-Forwarded-For to the client's address, as `invited setup` writes it, and start \
+                `invited serve` with --trust-proxy";
+    let (text, help) = match client {
+        Some("forwarded") => return report.ok("proxy", format!("the web server at {base} tells the client's address")),
+        // It speaks no TLS itself, so that another program does.
+        Some("direct") if base.tls => ("`invited serve` takes the web server's address for that of all clients", says),
+        Some("local") if base.tls => ("the web server does not tell the client's address", says),
+        Some("direct" | "local") => return report.ok("proxy", format!("no web server is seen before {base}")),
+        Some("untrusted") => (
+            "`invited serve` does not believe the web server, which tells the client's address",
+            "start `invited serve` with --trust-proxy, where nobody but the web server can reach it",
+        ),
+        Some("far") => (
+            "`invited serve` does not believe the web server, whose address is outside of all private networks",
+            "let it reach `invited serve` over a private network, such as a VPN: --trust-proxy believes no others",
+        ),
+        Some("untold") => ("the web server tells no address of the client that can be read", says),
+        // An older `invited serve`, or a web server that takes the header out.
+        _ => return,
+    };
+    report.warning("proxy", format!("{base}: {text}"), help);
 }
 
 fn check_unknown(report: &mut Report, web: &Web, reply: &Reply) {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use super::socket::Door;
 use super::{DOOR, PEER};
+use crate::client::PROXY_HEADERS;
 
 /// The most header lines of a request.
 const HEADERS: usize = 64;
@@ -25,10 +26,8 @@ const PASSED: &[&str] = &[
     "purpose",
     "x-purpose",
     "x-moz",
+    "sec-fetch-site",
 ];
-
-/// The same for what proxies write: several of one name are one list, whose last entry is the nearest proxy's.
-const LISTS: &[&str] = &["x-forwarded-for", "forwarded"];
 
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +114,8 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
         let value: String = value.trim_ascii().iter().map(ascii).collect();
         let _ = write!(rewritten, "{name}: {value}\r\n");
     };
-    for name in LISTS {
+    // Several of one name are one list, whose last entry is the nearest proxy's.
+    for name in PROXY_HEADERS {
         if let Some(value) = headers.all(name).last() {
             pass(name, value);
         }

@@ -136,10 +136,10 @@ pub fn done(visit: &Visit, found: &Found, username: &str, address: &str, app: Op
     visit.pages.respond(&scene, 200, write(&page))
 }
 
-/// A title and a line of text, and the way back to the invite.
-pub fn closed(visit: &Visit, found: &Found, status: u16, title: &str, text: &str) -> Response {
-    let scene = Scene { language: visit.language(), look: Some(&found.look), root: "" };
-    visit.pages.notice_back(&scene, status, title, text, Some(&found.token))
+/// A title and a line of text, and the way back to the invite, if there is one.
+pub fn closed(visit: &Visit, found: Option<&Found>, status: u16, title: &str, text: &str) -> Response {
+    let scene = Scene { language: visit.language(), look: found.map(|found| &found.look), root: "" };
+    visit.pages.notice_back(&scene, status, title, text, found.map(|found| found.token.as_str()))
 }
 
 /// Where the new user can log in with one tap, for an app that has such addresses.

@@ -8,6 +8,7 @@ use super::apps::{self, App, Group};
 use super::lang::Catalogue;
 use super::look::Look;
 use super::{Message, Pages, Scene, assets, write};
+use crate::client::CLIENT_HEADER;
 use crate::create::{HostSettings, addresses};
 use crate::error::Result;
 use crate::host::Host;
@@ -15,7 +16,7 @@ use crate::http::{Answer, Request, Response};
 use crate::invite::{Kind, escape, tokens_in};
 use crate::limit::{Limiter, What};
 use crate::qr::{self, Svg};
-use crate::store::{InviteRow, Readers, State};
+use crate::store::{InviteRow, Readers, SOURCE, State};
 use crate::views::Views;
 
 /// A request of a guest, with all that it takes to answer it.
@@ -155,6 +156,11 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
         .with("Link", format!("<{}>; rel=\"alternate\"", found.uri))
         .with("Access-Control-Allow-Origin", "*")
         .with("Access-Control-Expose-Headers", "Link");
+    // `invited doctor` alone knows the token of such an invite, and asks how the web server passes its address on.
+    let response = match invite.source == SOURCE {
+        true => response.with(CLIENT_HEADER, visit.limiter.client(request).word()),
+        false => response,
+    };
     Ok(Answer::new("shown", response))
 }
 
@@ -259,7 +265,7 @@ pub fn nowhere(pages: &Pages, request: &Request) -> Answer {
 pub enum Missing {
     /// No token came with the request.
     NoToken,
-    /// This client has tried too many; it has to wait for this many seconds.
+    /// The token is unknown, and this client has tried too many of those; it has to wait for this many seconds.
     Limit(i64),
     /// Nobody knows the token.
     Unknown,
@@ -293,7 +299,6 @@ impl Missing {
     pub fn texts(&self, language: &Catalogue) -> (String, String) {
         let (title, text, host) = match self {
             Missing::NoToken | Missing::Unknown => ("unknown.title", "unknown.text", ""),
-            // The invite may be a good one: whoever shares an address with someone who tries must not hear otherwise.
             Missing::Limit(_) => ("limit.title", "limit.text", ""),
             Missing::Ended(state, found) => {
                 let is_reset = found.invite.kind == Kind::Reset;
@@ -348,18 +353,19 @@ pub fn look_up(visit: &Visit, token: Option<&str>) -> Result<std::result::Result
     }))
 }
 
-/// The invite with this token, pending or not. Counts the tries of each client.
+/// The invite with this token, pending or not. Counts the unknown tokens of each client, and makes it wait for more of them
+/// alone: an invite that is there is shown to everybody who shares its address.
 pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Result<Found, Missing>> {
-    let Visit { pages, readers, limiter, request, now, .. } = *visit;
+    let Visit { pages, readers, limiter, request, .. } = *visit;
     let Some(token) = token else {
         return Ok(Err(Missing::NoToken));
     };
-    if let Some(seconds) = limiter.wait_secs(What::Token, request, now) {
-        return Ok(Err(Missing::Limit(seconds)));
-    }
     let store = readers.take();
     let Some(invite) = store.invite_of_link(token)? else {
-        limiter.strike(What::Token, request, now);
+        if let Some(seconds) = limiter.wait_secs(What::Token, request) {
+            return Ok(Err(Missing::Limit(seconds)));
+        }
+        limiter.strike(What::Token, request);
         return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;

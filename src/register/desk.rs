@@ -13,8 +13,12 @@ const REMEMBER: Duration = Duration::from_secs(600);
 /// The most registrations that are remembered.
 const REMEMBERED: usize = 256;
 
-/// The most places that one invite may take, so that whoever has one can't take them all.
+/// The most places that one invite may take, so that its guests can't take them all.
 const OF_ONE_INVITE: usize = 8;
+
+/// Other requests with the same invite, of which nothing comes, until a registration is forgotten: each can be a guess at the
+/// password that its guest has sent.
+const GUESSES: usize = 10;
 
 /// The registrations of this process.
 pub struct Desk {
@@ -29,12 +33,20 @@ struct Forms {
     /// Requests that have come in and are not answered, by the digest of their token.
     busy: Vec<Digest>,
     under_way: Vec<Digest>,
-    done: Vec<(Digest, Instant)>,
+    done: Vec<Done>,
+}
+
+/// A registration of which all was well.
+struct Done {
+    request: Digest,
+    token: Digest,
+    at: Instant,
+    guesses: usize,
 }
 
 impl Forms {
     fn is_done(&self, digest: &Digest) -> bool {
-        self.done.iter().any(|(done, _)| done.matches(digest))
+        self.done.iter().any(|done| done.request.matches(digest))
     }
 
     fn leave(&mut self, token: &Digest) {
@@ -71,19 +83,21 @@ impl Desk {
         Desk { at_once, forms: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one, and does it
-    /// all again where that failed, so that it gets the same answer.
-    pub fn enter(&self, digest: Digest, token: Digest, patience: Duration) -> Entry<'_> {
+    /// Lets a request in. The same request for a second time (a double tap on a button) waits for the first one until the
+    /// deadline, and does it all again where that failed, so that it gets the same answer.
+    pub fn enter(&self, digest: Digest, token: Digest, deadline: Instant) -> Entry<'_> {
         let mut forms = self.lock();
-        forms.done.retain(|(_, at)| at.elapsed() < REMEMBER);
-        if forms.is_done(&digest) {
-            return Entry::Done;
-        }
+        forms.done.retain(|done| done.at.elapsed() < REMEMBER);
+        // This comes first: a guess for which there is no place must not be told whether it was right.
         let same = forms.busy.iter().filter(|other| other.matches(&token)).count();
         if forms.busy.len() >= self.at_once || same >= OF_ONE_INVITE {
             return Entry::Busy;
         }
+        if forms.is_done(&digest) {
+            return Entry::Done;
+        }
         forms.busy.push(token.clone());
+        let patience = deadline.saturating_duration_since(Instant::now());
         let wait = self.changed.wait_timeout_while(forms, patience, |forms| forms.is_under_way(&digest));
         let (mut forms, _) = wait.unwrap_or_else(PoisonError::into_inner);
         if forms.is_done(&digest) {
@@ -115,7 +129,17 @@ impl Turn<'_> {
         if forms.done.len() >= REMEMBERED {
             forms.done.remove(0);
         }
-        forms.done.push((self.digest.clone(), Instant::now()));
+        let (request, token) = (self.digest.clone(), self.token.clone());
+        forms.done.push(Done { request, token, at: Instant::now(), guesses: 0 });
+    }
+
+    /// Counts a request of which nothing came, though all of its fields were good, as a guess.
+    pub fn count_guess(&self) {
+        let mut forms = self.desk.lock();
+        forms.done.retain_mut(|done| {
+            done.guesses += usize::from(done.token.matches(&self.token));
+            done.guesses < GUESSES
+        });
     }
 }
 
@@ -138,7 +162,7 @@ mod tests {
     fn the_same_request_waits_for_the_first_one_and_others_go_on_up_to_the_limit() {
         let desk = Desk::new(3);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|text| move || Digest::of(text));
-        let patience = Duration::from_secs(30);
+        let patience = Instant::now() + Duration::from_secs(30);
         let Entry::First(first) = desk.enter(a(), a(), patience) else { panic!() };
         let Entry::First(other) = desk.enter(b(), b(), patience) else { panic!() };
         thread::scope(|scope| {
@@ -155,16 +179,51 @@ mod tests {
         assert!(matches!(desk.enter(b(), b(), patience), Entry::First(_)), "a failed one can be tried again");
         assert!(desk.lock().busy.is_empty());
         let Entry::First(_stalled) = desk.enter(d(), d(), patience) else { panic!() };
-        assert!(matches!(desk.enter(d(), d(), Duration::ZERO), Entry::Busy));
+        assert!(matches!(desk.enter(d(), d(), Instant::now()), Entry::Busy));
+    }
+
+    #[test]
+    fn a_registration_is_forgotten_after_ten_guesses_with_its_invite_and_no_other() {
+        let desk = Desk::new(3);
+        let [right, token, other] = ["right", "token", "other"].map(|text| move || Digest::of(text));
+        let register = |request: Digest, token: Digest| {
+            let Entry::First(turn) = desk.enter(request, token, Instant::now()) else { panic!() };
+            turn.done();
+        };
+        let guess = |number: usize, token: Digest| {
+            let entry = desk.enter(Digest::of(&number.to_string()), token, Instant::now());
+            let Entry::First(turn) = entry else { panic!() };
+            turn.count_guess();
+        };
+        register(right(), token());
+        for number in 0..100 {
+            guess(number, other());
+        }
+        for number in 0..GUESSES {
+            assert!(matches!(desk.enter(right(), token(), Instant::now()), Entry::Done), "{number}");
+            guess(number, token());
+        }
+        assert!(matches!(desk.enter(right(), token(), Instant::now()), Entry::First(_)));
+        assert!(desk.lock().done.is_empty());
+    }
+
+    #[test]
+    fn a_guess_for_which_there_is_no_place_is_not_told_whether_it_is_right() {
+        let desk = Desk::new(1);
+        let Entry::First(turn) = desk.enter(Digest::of("right"), Digest::of("token"), Instant::now()) else { panic!() };
+        turn.done();
+        let Entry::First(_slow) = desk.enter(Digest::of("slow"), Digest::of("x"), Instant::now()) else { panic!() };
+        for guess in ["right", "wrong"] {
+            assert!(matches!(desk.enter(Digest::of(guess), Digest::of("token"), Instant::now()), Entry::Busy));
+        }
     }
 
     #[test]
     fn memory_is_bounded() {
         let desk = Desk::new(1);
         for number in 0..(REMEMBERED * 2) {
-            let Entry::First(turn) = desk.enter(Digest::of(&number.to_string()), Digest::of(""), Duration::ZERO) else {
-                panic!()
-            };
+            let entry = desk.enter(Digest::of(&number.to_string()), Digest::of(""), Instant::now());
+            let Entry::First(turn) = entry else { panic!() };
             turn.done();
         }
         assert_eq!(desk.lock().done.len(), REMEMBERED);

@@ -118,15 +118,29 @@ pub fn check_password(typed: &str, name: Option<&Username>, min: usize) -> std::
         return Err("password-long");
     }
     let password = Password::parse(typed).ok_or("password-characters")?;
-    // As it is stored: SASLprep leaves some characters out.
-    if password.as_str().chars().count() < min {
-        return Err("password-short");
+    // As it is stored: SASLprep leaves some characters out, and makes spaces of others.
+    match visible_length(password.as_str()) {
+        0 => return Err("password-missing"),
+        length if length < min => return Err("password-short"),
+        _ => {}
     }
     let name = name.map(Username::as_str).filter(|name| name.chars().count() >= NAME_IN_PASSWORD);
     match name {
         Some(name) if password.as_str().to_lowercase().contains(name) => Err("password-name"),
         _ => Ok(password),
     }
+}
+
+/// How many characters a password has, without those at its ends that nobody sees; several in a row count as one.
+fn visible_length(password: &str) -> usize {
+    let words = password.split(is_blank).filter(|word| !word.is_empty());
+    words.fold(0, |length, word| length + usize::from(length > 0) + word.chars().count())
+}
+
+/// Whether a character that SASLprep lets through is white or shows nothing: spaces, the fillers of Hangul, the inherent vowels
+/// of Khmer, the empty pattern of Braille, and a note without a head.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}' | '\u{1d159}')
 }
 
 #[cfg(test)]
@@ -183,9 +197,21 @@ mod tests {
         assert_eq!(password("correct horse", &ana), Ok(()));
         assert_eq!(password("my bottle is full", &bo), Ok(()));
         assert_eq!(password("пароль из слов", &ana), Ok(()));
+        assert_eq!(password("  two words  ", &bo), Err("password-short"));
+        assert_eq!(password("  two  words of  it  ", &bo), Ok(()));
         for (typed, word) in [
             ("", "password-missing"),
             ("123456789", "password-short"),
+            (" 123456789 ", "password-short"),
+            ("\u{a0}\u{3000}123456789", "password-short"),
+            ("1            2", "password-short"),
+            ("1\u{200b}\u{200b}2\u{ad}\u{ad}\u{ad}\u{ad}\u{ad}\u{ad}", "password-short"),
+            (&" ".repeat(10), "password-missing"),
+            (&"\u{a0}".repeat(10), "password-missing"),
+            (&" \u{1680}\u{2003}\u{202f}\u{205f}\u{3000}".repeat(10), "password-missing"),
+            (&"\u{3164}\u{115f}\u{ffa0}\u{2800}\u{17b4}".repeat(10), "password-missing"),
+            (&"\u{200b}\u{ad}\u{2060}".repeat(10), "password-missing"),
+            (&"\u{ad}\u{2060}".repeat(10), "password-characters"),
             ("i am ANA, hello", "password-name"),
             ("with emoji \u{1f600}", "password-characters"),
             ("with a tab\tin it", "password-characters"),

@@ -4,6 +4,7 @@
 //! has uses left go on and no more; and afterwards it is known who they were, which Prosody does not tell.
 
 use rusqlite::{OptionalExtension as _, params};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Store, Tx, prosody};
 use crate::error::Result;
@@ -11,8 +12,16 @@ use crate::invite::Kind;
 use crate::store::{InviteRow, State};
 use crate::user::Username;
 
-/// A registration takes less than half of this, in seconds. What is older was left behind by a process that was killed.
-const CLAIM_SECS: i64 = 30;
+/// A registration takes less than half of this, in nanoseconds. What is older was left behind by a process that was killed.
+const CLAIM_NANOS: i64 = 30_000_000_000;
+
+/// The kernel's monotonic clock, in nanoseconds: the same in all processes, and nobody can set it. A registration keeps its
+/// own deadline by it, so that none outlasts its claim, not even where the machine sleeps in between. It begins anew with
+/// each boot: a claim of an earlier one is of the future, or gone half a minute later at most.
+fn monotonic() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
 
 /// One registration that may go on.
 #[derive(Clone, Debug)]
@@ -23,7 +32,10 @@ pub struct Claim {
     /// Whose row the server has beside that of the host.
     contact: Option<String>,
     username: String,
+    /// With the number, this is the identity of a claim: a number comes again once its row has gone.
     claimed_at: i64,
+    /// The last use of the invite that was counted before.
+    last_use: i64,
 }
 
 /// How an attempt to begin a registration ended.
@@ -69,10 +81,10 @@ impl Tx<'_> {
         let Some(left) = left.filter(|_| invite.state(now) == State::Pending) else {
             return Ok(Claimed::Ended);
         };
-        // A clock that was set back must not keep a claim for ever.
+        let claimed_at = monotonic();
         self.conn
-            .prepare_cached("DELETE FROM invited_claim WHERE abs(?1 - claimed_at) > ?2")?
-            .execute([now, CLAIM_SECS])?;
+            .prepare_cached("DELETE FROM invited_claim WHERE claimed_at NOT BETWEEN ?1 AND ?2")?
+            .execute([claimed_at - CLAIM_NANOS, claimed_at])?;
         let under_way: i64 = self
             .conn
             .prepare_cached("SELECT count(*) FROM invited_claim WHERE token = ?1")?
@@ -92,21 +104,28 @@ impl Tx<'_> {
             }
         }
         let mut insert = self.conn.prepare_cached("INSERT INTO invited_claim (token, claimed_at) VALUES (?1, ?2)")?;
-        insert.execute(params![invite.token, now])?;
+        insert.execute(params![invite.token, claimed_at])?;
         Ok(Claimed::Done(Claim {
             number: self.conn.last_insert_rowid(),
+            last_use: self.last_use(&invite.token)?,
             token: invite.token.clone(),
             host: invite.host.clone(),
             contact: (invite.kind == Kind::AccountAndContact).then(|| invite.username.clone()).flatten(),
             username: username.as_str().to_owned(),
-            claimed_at: now,
+            claimed_at,
         }))
     }
 
     /// Ends a registration. Where the server has taken it, the use of the invite gets the name of the user.
     pub fn settle(&self, claim: &Claim, outcome: Outcome) -> Result<()> {
-        self.conn.prepare_cached("DELETE FROM invited_claim WHERE number = ?1")?.execute([claim.number])?;
-        if outcome == Outcome::Refused || self.name_use(claim)? || outcome == Outcome::Unknown {
+        let is_named = outcome != Outcome::Refused && self.name_use(claim)?;
+        if outcome == Outcome::Unknown && !is_named {
+            // The server may still be at it: until the claim is over, nobody else begins.
+            return Ok(());
+        }
+        let mut delete = self.conn.prepare_cached("DELETE FROM invited_claim WHERE number = ?1 AND claimed_at = ?2")?;
+        delete.execute([claim.number, claim.claimed_at])?;
+        if outcome == Outcome::Refused || is_named {
             return Ok(());
         }
         // Prosody has made the account and could not use the invite up, as happens where it does not wait for locks.
@@ -117,17 +136,23 @@ impl Tx<'_> {
 
     /// Writes the name into the use that the server has counted; false if there is none. ejabberd's has it already.
     fn name_use(&self, claim: &Claim) -> Result<bool> {
-        let mut named = self
-            .conn
-            .prepare_cached("SELECT 1 FROM invited_use WHERE token = ?1 AND username = ?2 AND used_at >= ?3")?;
-        let since = claim.claimed_at - 1;
-        if named.exists(params![claim.token, claim.username, since])? {
+        let mut named =
+            self.conn.prepare_cached("SELECT 1 FROM invited_use WHERE token = ?1 AND username = ?2 AND number > ?3")?;
+        if named.exists(params![claim.token, claim.username, claim.last_use])? {
             return Ok(true);
         }
         let mut name = self.conn.prepare_cached(
             "UPDATE invited_use SET username = ?2 WHERE number =
-               (SELECT min(number) FROM invited_use WHERE token = ?1 AND username IS NULL AND used_at >= ?3)",
+               (SELECT min(number) FROM invited_use WHERE token = ?1 AND username IS NULL AND number > ?3)",
         )?;
-        Ok(name.execute(params![claim.token, claim.username, since])? > 0)
+        Ok(name.execute(params![claim.token, claim.username, claim.last_use])? > 0)
+    }
+
+    /// The number of the last use of an invite, 0 if there is none. Its uses are there as long as it is, so that those to come
+    /// have larger ones.
+    fn last_use(&self, token: &str) -> Result<i64> {
+        let mut query =
+            self.conn.prepare_cached("SELECT coalesce(max(number), 0) FROM invited_use WHERE token = ?1")?;
+        Ok(query.query_row([token], |row| row.get(0))?)
     }
 }

@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,19 +81,49 @@ impl Writer {
     ///
     /// A job that fails leaves nothing behind and does not disturb the others of its transaction.
     pub fn write<T: Send + 'static>(&self, job: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
-        let gone = || Error::internal("the thread that writes has ended");
+        self.queue(job).answer.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Queues a job, which runs in its turn whether or not anybody waits for it.
+    pub fn queue<T: Send + 'static>(&self, job: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Queued<T> {
         let (reply, answer) = sync_channel(1);
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = self.queue.send(Box::new(move |tx| run_job(tx, job, reply)));
-        let outcome = sent.map_err(|_| gone()).and_then(|()| answer.recv().map_err(|_| gone()));
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        outcome?
+        // Where the thread has ended, the job goes, and with it the way to answer.
+        let _ = self.queue.send(Box::new(move |tx| run_job(tx, job, reply)));
+        Queued { answer, waiting: Arc::clone(&self.waiting) }
     }
 
     /// Jobs that have not ended.
     pub fn queued(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
+}
+
+/// A job that was queued, and its caller, who counts as waiting until this is dropped.
+pub struct Queued<T> {
+    answer: Receiver<Result<T>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl<T> Queued<T> {
+    /// Its outcome, as soon as what it wrote would survive a power cut; none if that takes longer. The job goes on then.
+    pub fn wait_until(self, deadline: Instant) -> Result<Option<T>> {
+        match self.answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(outcome) => outcome.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+}
+
+impl<T> Drop for Queued<T> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn gone() -> Error {
+    Error::internal("the thread that writes has ended")
 }
 
 /// Runs one job, under a savepoint if others share its transaction, and keeps its outcome until the whole is safe.

@@ -22,6 +22,7 @@ mod src {
     pub mod error;
     pub mod gate;
     pub mod http;
+    pub mod key;
     pub mod limit;
     pub mod log;
     pub mod metrics;
@@ -31,7 +32,7 @@ mod src {
     pub mod thread;
 }
 use pool::routes;
-use src::{client, error, gate, http, limit, log, metrics, random, secret, server, thread};
+use src::{client, error, gate, http, key, limit, log, metrics, random, secret, server, thread};
 
 mod disk;
 mod load;

@@ -84,7 +84,7 @@ fn rewritten(head: &head::Head, original: &Plain, body: &[u8]) {
             _ => {
                 let ascii = |byte: &u8| if byte.is_ascii() { *byte } else { 0x1a };
                 // Of a header that proxies add to, the last line counts.
-                let is_list = ["x-forwarded-for", "forwarded"].contains(&name.as_str());
+                let is_list = crate::client::PROXY_HEADERS.contains(&name.as_str());
                 let line = if is_list { original.all(name).last() } else { original.all(name).next() };
                 let line: Vec<u8> = line.unwrap().iter().map(ascii).collect();
                 assert_eq!(*value, line, "{name}");

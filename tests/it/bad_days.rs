@@ -773,7 +773,7 @@ fn a_flood_does_not_end_a_server_whose_memory_is_limited() {
 }
 
 /// Debian's package libfaketime.
-fn faketime() -> Option<PathBuf> {
+pub fn faketime() -> Option<PathBuf> {
     let found = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
     let mut found = found.map(|entry| entry.path().join("faketime/libfaketime.so.1")).filter(|path| path.exists());
     let found = found.next();

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -62,6 +62,7 @@ const CHECKS: [&str; 29] = [
     "redirect",
     "unknown",
     "page",
+    "proxy",
 ];
 
 // ---- All is well. ----
@@ -76,8 +77,8 @@ fn all_is_well(release: Release) {
     make_certificate(folder, "xmpp", HOST, 90);
     make_certificate(folder, "web", "localhost", 90);
     create_key(&site.db(), HOST);
-    let server = Server::start(&site.db());
-    let web = Web::start(server.addr, Some((folder, "web")));
+    let server = serve(&site.folder, "127.0.0.1:0", &["--trust-proxy"]);
+    let web = Web::start_with(server.addr, Some((folder, "web")), forwarded, same);
     site.changes = with_tls(&site, "xmpp");
     let prosody = Prosody::start(&site);
     done(&site.db(), &["set", HOST, "xmpp", &prosody.addr.to_string()]);
@@ -114,6 +115,7 @@ fn all_is_well(release: Release) {
         "api",
         "unknown",
         "page",
+        "proxy",
         "form",
     ];
     assert_eq!(found_checks, expected);
@@ -671,6 +673,61 @@ fn what_a_web_server_gets_wrong_is_named() {
     done(&folder.db(), &["set", HOST, "page", &format!("http://{}/?x={{token}}", web.addr)]);
     check(&folder.db(), "ok", "elsewhere", "is there");
     assert_eq!(done(&folder.db(), &["invites", HOST, "--all"]), "");
+}
+
+/// What the web server adds in earnest.
+fn forwarded(request: &str) -> Result<String, String> {
+    Ok(request.replacen("\r\n", "\r\nX-Forwarded-For: 192.0.2.9\r\n", 1))
+}
+
+fn serve(folder: &Folder, listen: &str, args: &[&str]) -> Server {
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--listen", listen, "--db"]).arg(folder.db()).args(args).env("TMPDIR", folder.path());
+    Server::spawn(&mut command)
+}
+
+#[test]
+fn a_proxy_that_hides_its_clients_is_found() {
+    let Some(ip) = address_of_this_machine().filter(|_| has_openssl()) else { return };
+    let folder = Folder::new();
+    make_certificate(folder.path(), "ca", "", 100);
+    make_certificate(folder.path(), "web", "localhost", 90);
+    create_key(&folder.db(), HOST);
+    let (trust, here, elsewhere) = (&["--trust-proxy"][..], "127.0.0.1:0", format!("{ip}:0"));
+    let unreadable: OnRequest = |request| Ok(request.replacen("\r\n", "\r\nForwarded: for=unknown\r\n", 1));
+    let is_private = match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    };
+    let cases: [(&str, &[&str], OnRequest, &str, &str); 8] = [
+        (here, trust, forwarded, "ok", "tells the client's address"),
+        (here, &[], forwarded, "warning", "does not believe the web server, which"),
+        (here, trust, keep, "warning", "does not tell"),
+        (here, &[], keep, "warning", "does not tell"),
+        (here, trust, unreadable, "warning", "tells no address"),
+        (&elsewhere, &[], forwarded, "warning", "does not believe the web server, which"),
+        (&elsewhere, &[], keep, "warning", "for that of all clients"),
+        (&elsewhere, trust, forwarded, if is_private { "ok" } else { "warning" }, "the web server"),
+    ];
+    for (listen, args, on_request, level, piece) in cases {
+        let server = serve(&folder, listen, args);
+        let web = Web::start_with(server.addr, Some((folder.path(), "web")), on_request, same);
+        done(&folder.db(), &["set", HOST, "url", &format!("https://localhost:{}", web.addr.port())]);
+        let found = Found::with_authority(&folder.db(), folder.path());
+        found.has(level, "proxy", piece);
+        found.has("ok", "page", "of this file");
+        if level == "warning" {
+            assert!(found.help("proxy").contains("--trust-proxy"), "{found:#?}");
+        }
+        // Nobody else is told.
+        let token = done(&folder.db(), &["invite", HOST]);
+        let page = server.get(&format!("/invite?{}", token.trim_end().split_once('?').unwrap().1));
+        assert_eq!((page.status, page.header("x-invited-client")), (200, None));
+    }
+    // Without TLS there need be no web server at all.
+    let server = serve(&folder, here, &[]);
+    done(&folder.db(), &["set", HOST, "url", &format!("http://{}", server.addr)]);
+    check(&folder.db(), "ok", "proxy", "no web server");
 }
 
 #[test]

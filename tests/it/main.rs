@@ -28,6 +28,7 @@ mod one_link;
 mod page;
 mod prosody;
 mod register;
+mod register_attacks;
 mod register_ejabberd;
 mod register_prosody;
 mod register_wire;

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::doctor_peers::address_of_this_machine;
 use crate::harness::{Folder, PROGRAM, Reply, Server, create_key, done, fails, run};
 
 const HOST: &str = "example.com";
@@ -44,11 +45,15 @@ impl Site {
     }
 
     fn start_with(args: &[&str]) -> Site {
+        Site::start_on("127.0.0.1:0", args)
+    }
+
+    fn start_on(listen: &str, args: &[&str]) -> Site {
         let folder = Folder::new();
         create_key(&folder.db(), HOST);
         done(&folder.db(), &["set", HOST, "site-name", SITE]);
         let mut command = Command::new(PROGRAM);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(folder.db()).args(args);
+        command.args(["serve", "--listen", listen, "--db"]).arg(folder.db()).args(args);
         let server = Server::spawn(command.env("TMPDIR", folder.path()));
         Site { server, folder }
     }
@@ -954,7 +959,7 @@ fn the_language_that_is_liked_best_is_chosen() {
 // ---- Limits and size. ----
 
 #[test]
-fn who_tries_many_unknown_tokens_has_to_wait_and_others_have_not() {
+fn many_unknown_tokens_from_one_address_have_to_wait_and_a_valid_one_never_has() {
     let site = Site::start_with(&["--trust-proxy"]);
     let token = site.invite(&[]);
     let from = |address: &str, token: &str| site.page_for(token, &[("X-Forwarded-For", address)]);
@@ -965,20 +970,53 @@ fn who_tries_many_unknown_tokens_has_to_wait_and_others_have_not() {
     assert_headers_of_every_page(&limited, 429);
     let wait: i64 = limited.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=600).contains(&wait), "{wait}");
-    // A hit is held back like a miss: else the limit would hold nobody back who tries. But it is not called unknown.
-    let held = from("192.0.2.7", &token);
-    assert_headers_of_every_page(&held, 429);
-    assert_eq!((held.header("link"), title(&held)), (None, title(&limited)));
-    assert!(title(&held).contains("Too many") && held.body.contains("minutes"), "{}", held.body);
-    for target in ["/invite/setup/monal", "/invite/get/monal/0"] {
-        let reply = site.server.request("GET", &format!("{target}?{token}"), &[("X-Forwarded-For", "192.0.2.7")]);
-        assert_eq!((reply.status, reply.header("location")), (429, None));
+    assert!(title(&limited).contains("Too many") && limited.body.contains("nowhere either"), "{}", limited.body);
+    let ended = site.invite(&[]);
+    done(&site.folder.db(), &["revoke", HOST, &ended]);
+    for method in ["GET", "HEAD"] {
+        for (target, status) in
+            [("/invite?", 200), ("/invite/setup/monal?", 200), ("/invite/get/monal/0?", 303), ("/register?t=", 200)]
+        {
+            for (token, status) in [("unknown", 429), (&token, status), (&ended, 410)] {
+                let target = format!("{target}{token}");
+                let reply = site.server.request(method, &target, &[("X-Forwarded-For", "192.0.2.7")]);
+                assert_eq!(reply.status, status, "{method} {target}");
+            }
+        }
+    }
+    for (token, status) in [("unknown", 429), (&token, 400), (&ended, 410)] {
+        let body = format!("token={token}&user=ada&password=short");
+        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("X-Forwarded-For", "192.0.2.7")];
+        assert_eq!(site.server.send("POST", "/register", &headers, body.as_bytes()).status, status, "{token}");
     }
     // Only the last address is the proxy's word.
-    assert_eq!(from("6.6.6.6, 192.0.2.7", &token).status, 429);
-    assert_eq!(from("192.0.2.7, 192.0.2.8", &token).status, 200);
-    assert_eq!(from("192.0.2.8", "unknown").status, 404);
-    assert_eq!(site.page(&token).status, 200);
+    assert_eq!(from("6.6.6.6, 192.0.2.7", "unknown").status, 429);
+    assert_eq!(from("192.0.2.7, 192.0.2.8", "unknown").status, 404);
+    assert_eq!(site.page("unknown").status, 404);
+}
+
+/// On another machine, or in a container: its address is not that of its clients.
+#[test]
+fn a_proxy_elsewhere_that_is_not_believed_is_not_taken_for_its_clients() {
+    let Some(ip) = address_of_this_machine() else { return };
+    // Of all that there is, only this address and those of the loopback can be had: it is in no private network, or in one.
+    for args in [&[][..], &["--trust-proxy"]] {
+        let site = Site::start_on(&format!("{ip}:0"), args);
+        let token = site.invite(&[]);
+        for name in ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"] {
+            for number in 0..40 {
+                let page = site.page_for(&format!("unknown{number}"), &[(name, "unknown")]);
+                assert_eq!(page.status, 404, "{name} {number}");
+                let key = site.server.request("GET", "/invites_api?key=un/known", &[(name, "unknown")]);
+                assert_eq!(key.status, 403, "{name} {number}");
+            }
+            assert_eq!(site.page_for(&token, &[(name, "unknown")]).status, 200);
+        }
+        assert!(!site.server.log_with("status=200").contains("client="), "{}", site.server.log());
+        // Without a proxy it is the client's own address.
+        site.page("unknown");
+        site.server.log_with(&format!("client={ip}"));
+    }
 }
 
 #[test]

@@ -22,6 +22,9 @@ fn weak_passwords_are_refused_beside_their_field() {
         ("I am ANNA, hello", "must not be part"),
         ("with emoji 😀 in it", "not every app"),
         ("with a tab\tin it", "not every app"),
+        (&" ".repeat(10), "Choose a password"),
+        (&"\u{a0}".repeat(10), "Choose a password"),
+        ("\u{2003} nine char \u{3000}", "at least 10 characters"),
         ("with a zero\0in it", "not every app"),
         (&"x".repeat(1_024), "too long"),
     ] {
@@ -263,9 +266,9 @@ fn the_chosen_app_stays_chosen() {
 
 // ---- What the tests share. ----
 
-const FORM: &str = "application/x-www-form-urlencoded";
+pub const FORM: &str = "application/x-www-form-urlencoded";
 pub const JSON: &str = "application/json";
-const HTML: &str = "text/html,*/*;q=0.8";
+pub const HTML: &str = "text/html,*/*;q=0.8";
 
 pub fn set_xmpp(db: &Path, address: &str) {
     done(db, &["set", "example.com", "xmpp", address]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Reply, Server, available, create_key, done};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Reply, Server, available, create_key, done, wait_until};
 use crate::kinds;
 use crate::prosody::{Prosody, Release, Site, with_both_releases};
 use crate::register::{PASSWORD, assert_no_secret_is_in, form, invite, names, problem, register, set_xmpp, show};
@@ -28,11 +28,11 @@ const AT_A_TIME: usize = 16;
 const OF_ONE_INVITE: usize = 8;
 
 /// How a server begins.
-const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
+pub const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams' id='1' version='1.0'>";
 
 /// What a server offers that has no TLS.
-const PLAIN: &str = "<stream:features><register xmlns='http://jabber.org/features/iq-register'/></stream:features>";
+pub const PLAIN: &str = "<stream:features><register xmlns='http://jabber.org/features/iq-register'/></stream:features>";
 
 /// What a server offers that has it.
 const STARTTLS: &str = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>";
@@ -392,7 +392,7 @@ fn to_another_machine_only_a_good_certificate_will_do(release: Release) {
 // ---- What the tests share. ----
 
 /// A server whose XMPP server is a listener of the test's own.
-fn start(folder: &Folder, ip: IpAddr) -> (Server, TcpListener) {
+pub fn start(folder: &Folder, ip: IpAddr) -> (Server, TcpListener) {
     create_key(&folder.db(), "example.com");
     let listener = TcpListener::bind((ip, 0)).unwrap();
     set_xmpp(&folder.db(), &listener.local_addr().unwrap().to_string());
@@ -401,14 +401,13 @@ fn start(folder: &Folder, ip: IpAddr) -> (Server, TcpListener) {
 
 /// Takes one connection; waits for each of these texts and then says what belongs to it, until the other side is gone.
 /// Returns all that it has heard.
-fn talk(listener: &TcpListener, steps: &[(&str, String)]) -> String {
+pub fn talk(listener: &TcpListener, steps: &[(&str, String)]) -> String {
     talk_then(listener, steps, || 0)
 }
 
 /// The same, and does something before the last answer.
-fn talk_then(listener: &TcpListener, steps: &[(&str, String)], then: impl Fn() -> usize) -> String {
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+pub fn talk_then(listener: &TcpListener, steps: &[(&str, String)], then: impl Fn() -> usize) -> String {
+    let mut stream = accept(listener);
     let mut heard = String::new();
     for (number, (awaited, answer)) in steps.iter().enumerate() {
         let mut piece = String::new();
@@ -428,6 +427,21 @@ fn talk_then(listener: &TcpListener, steps: &[(&str, String)], then: impl Fn() -
     heard + &heard_until_the_end(stream)
 }
 
+/// The next connection, which must come in time.
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    wait_until("the XMPP server is asked", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    listener.set_nonblocking(false).unwrap();
+    let (stream, _) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 fn heard_until_the_end(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     // Who gives up may reset the connection.
@@ -436,7 +450,7 @@ fn heard_until_the_end(mut stream: TcpStream) -> String {
 }
 
 /// A server that takes the token and refuses the registration.
-fn refusing(condition: &str, text: &str) -> [(&'static str, String); 4] {
+pub fn refusing(condition: &str, text: &str) -> [(&'static str, String); 4] {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     let xmlns = "xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'";
     let error = format!("<error type='modify'><{condition} {xmlns}/><text {xmlns}>{text}</text></error>");
