@@ -66,7 +66,9 @@ fn route(app: &App, request: &Request, now: i64) -> Result<Answer> {
         ("GET" | "HEAD", Place::Robots) => Ok(page::assets::robots()),
         ("GET" | "HEAD", Place::Card) => Ok(page::assets::card()),
         ("GET" | "HEAD", Place::Invite) => page::invite(&visit),
-        ("GET" | "HEAD", Place::OtherLink(rest)) => Ok(page::other_link(pages, request, rest)),
+        ("GET" | "HEAD", Place::OtherLink(rest)) => {
+            Ok(page::other_link(request, rest).unwrap_or_else(|| nothing_here(pages, request)))
+        }
         ("GET" | "HEAD", Place::Setup(id)) => page::setup(&visit, id),
         ("GET" | "HEAD", Place::Get(rest)) => page::get(&visit, rest),
         ("GET" | "HEAD", Place::Logo(host)) => page::logo(pages, &app.readers, request, host),

@@ -165,19 +165,19 @@ pub fn invite(visit: &Visit) -> Result<Answer> {
 }
 
 /// Links that invites were given out under elsewhere, or that somebody has changed, such as `/invites_page?TOKEN` and
-/// `/invite/TOKEN/`: on to the page of the invite. `rest` is the end of the path.
-pub fn other_link(pages: &Pages, request: &Request, rest: &str) -> Answer {
+/// `/invite/TOKEN/`: on to the page of the invite. `rest` is the end of the path. None where there can be no token.
+pub fn other_link(request: &Request, rest: &str) -> Option<Answer> {
     let mut tokens = tokens_in(request.query.as_deref().unwrap_or_default());
     tokens.extend(tokens_in(rest));
     if tokens.is_empty() {
-        return nowhere(pages, request);
+        return None;
     }
     let up = "../".repeat(request.path.matches('/').count() - 1);
     let response = Response::new(303)
         .with("Location", format!("{up}invite?{}", tokens.join("&")))
         .with("Cache-Control", "no-store")
         .with("Referrer-Policy", "no-referrer");
-    Answer::new("sent-on", response)
+    Some(Answer::new("sent-on", response))
 }
 
 /// `GET /invite/setup/APP?TOKEN`: install this app, come back, accept.

@@ -254,7 +254,7 @@ fn metrics_count_what_happened_and_no_label_is_a_clients() {
     db.execute("DELETE FROM prosody WHERE key = ?1", [&tokens[2]]).unwrap();
     db.execute("UPDATE invited_invite SET expires_at = 1000 WHERE token = ?1", [&tokens[3]]).unwrap();
     done(&site.folder.db(), &["prune"]);
-    done(&site.folder.db(), &["invite", "other.example"]);
+    done(&site.folder.db(), &["invite", "other.example", "--new-host"]);
     // What is in the file need not be ours.
     let odd = "a\"b\\c\nd";
     let insert = "INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at) VALUES ('t', ?1, 'account', 'x', 1, 2)";

@@ -32,7 +32,7 @@ with_both_releases! {
 const HOST: &str = "example.com";
 
 /// All words that there are, as the README lists them.
-const CHECKS: [&str; 29] = [
+const CHECKS: [&str; 30] = [
     "clock",
     "file",
     "mode",
@@ -434,7 +434,7 @@ fn a_prosody_without_the_modules_is_found(release: Release) {
     found.has("warning", "features", "urn:xmpp:ibr-token:0, urn:xmpp:invite missing");
     assert!(found.help("features").contains("invites_register"));
     // A host that it does not serve.
-    done(&site.db(), &["set", "other.example", "xmpp", &prosody.addr.to_string()]);
+    done(&site.db(), &["set", "other.example", "xmpp", &prosody.addr.to_string(), "--new-host"]);
     let output = run(&site.db(), &["doctor", "other.example"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("host-unknown"), "{}", describe(&[], &output));
 }

@@ -312,7 +312,7 @@ fn an_account_that_is_made_is_answered_as_such_while_its_note_is_written() {
         });
         register(&server.0, &token, "ada", PASSWORD)
     });
-    assert!(reply.status == 200 && reply.body.contains("<bdi>ada@example.com</bdi>"), "{reply:?}");
+    assert!(reply.status == 200 && reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>"), "{reply:?}");
     assert_eq!(server.0.wait(), Some(0));
     let log = server.0.log();
     assert!(log.contains("reason=registered") && !log.contains("drain-timeout"), "{log}");
