@@ -17,6 +17,7 @@ use crate::json;
 use crate::key::{self, NewKey};
 use crate::log;
 use crate::page::apps;
+use crate::secret::concat;
 use crate::settings::{self, FILE_MAX, Setting};
 use crate::store::{self, KeyLimits, Store};
 
@@ -29,7 +30,7 @@ pub fn run(command: Command) -> Result<()> {
             let expires_at = ttl_secs.map(|seconds| log::now() + seconds);
             let limits = KeyLimits { expires_at, allow, per_day };
             let key = create_key(&mut Store::create(&db)?, &host, name.as_deref(), &limits)?;
-            print(&format!("{}\n", key.text()))
+            print(&concat(&[&key.text(), "\n"]))
         }
         Command::List { db, host, json } => list(&Store::open(&db)?, &host, json),
         Command::Delete { db, host, id, revoke_unused } => Store::open(&db)?.write(|tx| {

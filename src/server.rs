@@ -117,6 +117,8 @@ fn serve(app: &App, mut incoming: tiny_http::Request) {
     let headers = headers.map(|header| (header.field.as_str().as_str().to_ascii_lowercase(), header.value.to_string()));
     let mut request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
     // The gate has bounded the body. It is read even where nobody wants it, or it would be taken for the next request.
+    // A buffer that grows would leave pieces of it behind.
+    request.body.reserve_exact(incoming.body_length().unwrap_or(0));
     let _ = incoming.as_reader().read_to_end(&mut request.body);
     let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::page::Pages;
 use crate::register::Desk;
 use crate::routes::App;
+use crate::secret::Secret;
 use crate::server::{self, PrivateFolder};
 use crate::store::{KeyLimits, Readers, Store, Writer};
 use crate::supervise::{self, Inetd};
@@ -289,8 +290,9 @@ pub fn try_out(host: &Host) -> Result<()> {
     let address = listener.address().ok_or_else(|| Error::internal("cannot tell the address of the socket"))?;
     store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
     let db = folder.path().join("invited.sqlite");
-    serve(&store, vec![listener], &Options { ends_on_hangup: true, ..Options::default() }, |_| {
-        print(&format!(
+    serve(&store, vec![listener], &Options { ends_on_hangup: true, ..Options::default() }, move |_| {
+        let key = key.as_str();
+        print(&Secret::new(format!(
             "\
 A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:
 
@@ -307,6 +309,6 @@ There is no XMPP server behind it: an account can't be made. Other commands find
 
 ",
             db.display()
-        ))
+        )))
     })
 }
