@@ -7,8 +7,8 @@ mod serve;
 mod setup;
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::path::Path;
 
 use crate::cli::{Command, NewValue};
 use crate::error::{Error, Result};
@@ -49,18 +49,19 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => {
-            import::write(&import::read(&source, &db)?, &source, &mut Store::create(&db)?)
+            let items = store::as_owner(&source, || import::read(&source, &db))?;
+            import::write(&items, &source, &mut Store::create(&db)?)
         }
         Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { db, host, json } => doctor::doctor(&db, &host, json),
-        Command::Backup { db, to } => Store::open(&db)?.backup(&to),
+        Command::Backup { db, to } => store::backup(&db, &to),
         Command::Restore { db, from } => match store::restore(&db, &from)? {
             Some(kept) => print(&format!("the old database is kept as {}\n", kept.display())),
             None => Ok(()),
         },
         Command::Try { host } => serve::try_out(&host),
-        Command::Set { db, host, name, value } => set(&mut Store::open(&db)?, &host, name, value),
+        Command::Set { db, host, name, value } => set(&db, &host, name, value),
         Command::Get { db, host, name: Some(name) } => match Store::open(&db)?.setting(&host, name)? {
             Some(value) => print(&format!("{value}\n")),
             None => Err(Error::not_found(format!(
@@ -83,14 +84,15 @@ pub fn run(command: Command) -> Result<()> {
     }
 }
 
-fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()> {
+fn set(db: &Path, host: &Host, name: &str, value: NewValue) -> Result<()> {
+    // Before the database is opened, from when on root may have no rights but those of its owner.
     let value = match value {
         NewValue::Text(text) => text,
         NewValue::File(path, check) => {
             let cannot = |why: String| Error::usage(format!("{} can't be the {name} of {host}: {why}", path.display()));
             let mut bytes = Vec::new();
             let unreadable = |error: io::Error| Error::internal(format!("cannot read {}: {error}", path.display()));
-            let file = File::open(&path).map_err(unreadable)?;
+            let file = store::open_source(&path).map_err(unreadable)?;
             // A byte more than it may have tells that it is too large.
             file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
             if bytes.len() as u64 > FILE_MAX {
@@ -99,8 +101,9 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
             check(&bytes).map_err(cannot)?
         }
     };
+    let mut store = Store::open(db)?;
     if matches!(name, "apps-show" | "apps-hide") {
-        check_app_ids(store, host, name, &value)?;
+        check_app_ids(&store, host, name, &value)?;
     }
     store.write(|tx| {
         tx.set(host, name, &value)?;
