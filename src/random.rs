@@ -16,7 +16,7 @@ pub fn base64url<const N: usize>() -> Result<String> {
     loop {
         getrandom::fill(bytes.as_mut())
             .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
-        let text = URL_SAFE_NO_PAD.encode(&*bytes);
+        let text = URL_SAFE_NO_PAD.encode(bytes.as_slice());
         if !text.starts_with('-') {
             return Ok(text);
         }

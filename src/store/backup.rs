@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, linkat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, linkat, openat, renameat, unlinkat};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::owner::{as_owner, become_owner, open_source, other};
@@ -167,8 +167,10 @@ impl Part {
                     })?;
                 }
             }
-            let (is, made) = (statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?, self.file.metadata()?);
-            if (is.st_dev as u64, is.st_ino as u64) != (made.dev(), made.ino()) {
+            let is =
+                File::from(openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?);
+            let (is, made) = (is.metadata()?, self.file.metadata()?);
+            if (is.dev(), is.ino()) != (made.dev(), made.ino()) {
                 return Err(io::Error::other("somebody else has put another file in its place"));
             }
             folder.sync_all()
