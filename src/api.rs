@@ -14,6 +14,7 @@ use crate::invite::{Allow, Wish};
 use crate::json;
 use crate::key::{self, Digest, Presented};
 use crate::page::Pages;
+use crate::secret::{Secret, concat};
 use crate::store::{Readers, Writer};
 use body::BadBody;
 
@@ -53,11 +54,11 @@ impl Key {
 pub fn authenticate(readers: &Readers, request: &Request, now: i64) -> Result<std::result::Result<Key, &'static str>> {
     let text = match request.header("authorization") {
         Some(value) => match bearer(value) {
-            Some(token) => token.to_owned(),
+            Some(token) => concat(&[token]),
             None => return Ok(Err("key-no-bearer")),
         },
         None => match request.query_value("key") {
-            Some(value) => value,
+            Some(value) => Secret::new(value),
             None => return Ok(Err("key-missing")),
         },
     };
@@ -226,7 +227,7 @@ fn request_name(request: &Request) -> std::result::Result<Option<String>, &'stat
 /// What makes two requests the same: the media type and the body.
 fn request_digest(request: &Request) -> Digest {
     let media_type = request.header("content-type").unwrap_or_default();
-    Digest::of_bytes(&[media_type.as_bytes(), b"\n", &request.body].concat())
+    Digest::of_pieces(&[media_type.as_bytes(), b"\n", &request.body])
 }
 
 fn bad_body(pages: &Pages, request: &Request, bad: &BadBody) -> Answer {

@@ -7,7 +7,6 @@ mod serve;
 mod setup;
 
 use std::fmt::{Display, Write as _};
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
@@ -18,6 +17,7 @@ use crate::json;
 use crate::key::{self, NewKey};
 use crate::log;
 use crate::page::apps;
+use crate::secret::concat;
 use crate::settings::{self, FILE_MAX, Setting};
 use crate::store::{self, KeyLimits, Store};
 
@@ -30,7 +30,7 @@ pub fn run(command: Command) -> Result<()> {
             let expires_at = ttl_secs.map(|seconds| log::now() + seconds);
             let limits = KeyLimits { expires_at, allow, per_day };
             let key = create_key(&mut Store::create(&db)?, &host, name.as_deref(), &limits)?;
-            print(&format!("{}\n", key.text()))
+            print(&concat(&[&key.text(), "\n"]))
         }
         Command::List { db, host, json } => list(&open(&db, &host)?, &host, json),
         Command::Delete { db, host, id, revoke_unused } => open(&db, &host)?.write(|tx| {
@@ -56,21 +56,19 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{} expired, {} forgotten\n", pruned.expired, pruned.forgotten))
         }
         Command::Import { db, source } => {
-            import::write(&import::read(&source, &db)?, &source, &mut Store::create(&db)?)
+            let items = store::as_owner(&source, || import::read(&source, &db))?;
+            import::write(&items, &source, &mut Store::create(&db)?)
         }
         Command::Serve { db, serve } => serve::run(&db, &serve),
         Command::Setup { db, program, host, listen } => setup::setup(&db, program, host, listen),
         Command::Doctor { db, host, json } => doctor::doctor(&db, &host, json),
-        Command::Backup { db, to } => Store::open(&db)?.backup(&to),
+        Command::Backup { db, to } => store::backup(&db, &to),
         Command::Restore { db, from } => match store::restore(&db, &from)? {
             Some(kept) => print(&format!("the old database is kept as {}\n", kept.display())),
             None => Ok(()),
         },
         Command::Try { host } => serve::try_out(&host),
-        Command::Set { db, host, new_host, name, value } => {
-            let mut store = if new_host { Store::open(&db)? } else { open_or_hint(&db, &host)? };
-            set(&mut store, &host, name, value)
-        }
+        Command::Set { db, host, new_host, name, value } => set(&db, &host, new_host, name, value),
         Command::Get { db, host, name: Some(name) } => match open(&db, &host)?.setting(&host, name)? {
             Some(value) => print(&format!("{value}\n")),
             None => Err(Error::not_found(format!(
@@ -113,14 +111,15 @@ fn open_for(db: &Path, host: &Host, way_out: &str) -> Result<Store> {
     Err(Error::not_found(format!("{} does not know the host {host}, but {known} ({way_out})", db.display())))
 }
 
-fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()> {
+fn set(db: &Path, host: &Host, new_host: bool, name: &str, value: NewValue) -> Result<()> {
+    // Before the database is opened, from when on root may have no rights but those of its owner.
     let value = match value {
         NewValue::Text(text) => text,
         NewValue::File(path, check) => {
             let cannot = |why: String| Error::usage(format!("{} can't be the {name} of {host}: {why}", path.display()));
             let mut bytes = Vec::new();
             let unreadable = |error: io::Error| Error::internal(format!("cannot read {}: {error}", path.display()));
-            let file = File::open(&path).map_err(unreadable)?;
+            let file = store::open_source(&path).map_err(unreadable)?;
             // A byte more than it may have tells that it is too large.
             file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
             if bytes.len() as u64 > FILE_MAX {
@@ -129,8 +128,9 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
             check(&bytes).map_err(cannot)?
         }
     };
+    let mut store = if new_host { Store::open(db)? } else { open_or_hint(db, host)? };
     if matches!(name, "apps-show" | "apps-hide") {
-        check_app_ids(store, host, name, &value)?;
+        check_app_ids(&store, host, name, &value)?;
     }
     store.write(|tx| {
         tx.set(host, name, &value)?;

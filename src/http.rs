@@ -51,11 +51,11 @@ impl Request {
     ///
     /// As in Prosody, a bare word is not a pair: `?a` has no `a`, `?a=` has an empty one.
     pub fn query_value(&self, name: &str) -> Option<String> {
-        let pairs = self.query.as_deref()?.split('&').filter(|pair| pair.contains('='));
-        pairs
-            .filter_map(|pair| parse(pair.as_bytes()).next())
-            .rfind(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+        let mut pairs = self.query.as_deref()?.split('&').filter_map(|pair| Some((pair.split_once('=')?.0, pair)));
+        // Only the value that is asked for is decoded, and so copied: another one could be a key.
+        let is_it = |key: &str| parse(key.as_bytes()).next().map_or(name.is_empty(), |(key, _)| key == name);
+        let (_, pair) = pairs.rfind(|(key, _)| is_it(key))?;
+        parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned())
     }
 
     /// The media type of the body in lower case, without parameters; empty if there is none.
@@ -95,8 +95,9 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        // A key can be in the query or in a header, a password in the body.
+        // A key can be in the query or in a header, a token in the path, a password in the body.
         wipe(&mut self.body);
+        wipe(&mut self.path);
         wipe(&mut self.query);
         self.headers.iter_mut().for_each(|(_, value)| wipe(value));
     }

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::{Error, Result};
 use crate::random;
-use crate::secret::Secret;
+use crate::secret::{Secret, concat};
 
 /// The longest name of a key, in characters.
 pub const NAME_MAX: usize = 200;
@@ -26,7 +26,14 @@ impl Digest {
 
     /// The digest of any bytes.
     pub fn of_bytes(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
+        Digest::of_pieces(&[bytes])
+    }
+
+    /// The digest of some pieces as if they were one, without such a copy.
+    pub fn of_pieces(pieces: &[&[u8]]) -> Digest {
+        let mut digest = Sha256::new();
+        pieces.iter().for_each(|piece| digest.update(piece));
+        Digest(digest.finalize().into())
     }
 
     /// A digest as it was stored.
@@ -59,8 +66,8 @@ impl NewKey {
     }
 
     /// `ID/SECRET`, to be shown once.
-    pub fn text(&self) -> String {
-        format!("{}/{}", self.id, *self.secret)
+    pub fn text(&self) -> Secret<String> {
+        concat(&[&self.id, "/", &self.secret])
     }
 
     /// What is kept of the secret.

@@ -24,6 +24,7 @@ mod log;
 mod lua;
 mod metrics;
 mod page;
+mod private;
 mod qr;
 mod random;
 mod register;
@@ -50,6 +51,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    harden::forbid_dumps();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let for_supervisor = args.first().is_some_and(|command| command == "serve");
     let outcome = cli::parse(args, std::env::var_os("INVITED_DB")).and_then(commands::run);

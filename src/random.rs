@@ -6,16 +6,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// `N` random bytes as base64url without padding (RFC 4648 section 5): letters, digits, `-` and `_`. The first one is no
 /// `-`, which a command line takes for an option, and the last one is a letter or a digit: what finds links in texts
 /// leaves out a mark at the end.
 pub fn base64url<const N: usize>() -> Result<String> {
-    let mut bytes = [0; N];
+    // It could become a key's secret.
+    let mut bytes = Secret::new([0; N]);
     loop {
-        getrandom::fill(&mut bytes)
+        getrandom::fill(bytes.as_mut())
             .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
-        let text = URL_SAFE_NO_PAD.encode(bytes);
+        let text = URL_SAFE_NO_PAD.encode(bytes.as_slice());
         if !text.starts_with('-') && !text.ends_with(['-', '_']) {
             return Ok(text);
         }

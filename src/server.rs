@@ -4,21 +4,17 @@
 //! this process's own, where only the gate connects. The only file that names tiny_http; knows nothing of the world
 //! outside, nor what a route means.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, Cursor};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::os::unix::net::UnixStream;
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Server, StatusCode};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::http::{Answer, Request};
 use crate::log::{self, Level};
-use crate::random;
 use crate::routes::{self, App};
 use crate::thread::spawn;
 
@@ -28,62 +24,6 @@ pub const WORKERS: usize = 24;
 
 /// The stack of a worker, in bytes.
 const STACK: usize = 512 * 1024;
-
-/// A folder that only this user can enter, removed when this is dropped.
-pub struct PrivateFolder(PathBuf);
-
-impl PrivateFolder {
-    /// Makes a folder with a random name in the one for temporary files, or in the one that systemd provides.
-    pub fn make() -> Result<PrivateFolder> {
-        let parent = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
-        // The address of a Unix socket has room for 107 bytes.
-        let parent = if parent.as_os_str().len() > 60 { PathBuf::from("/tmp") } else { parent };
-        remove_stale(&parent);
-        let path = parent.join(format!("invited-{}", random::base64url::<12>()?));
-        DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            Error::new(
-                Kind::CannotCreate,
-                format!("cannot make the folder {}: {error} (set TMPDIR to a writable folder)", path.display()),
-            )
-        })?;
-        Ok(PrivateFolder(path))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-/// The socket of the loop within its private folder.
-pub const SOCKET: &str = "loop";
-
-/// A folder that is younger may be of a process that is just starting.
-const STALE: Duration = Duration::from_secs(60);
-
-/// Removes what processes of this user left behind when they were killed: folders with a socket that nobody listens on.
-fn remove_stale(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let Ok(found) = entry.metadata() else { continue };
-        let is_ours = entry.file_name().as_encoded_bytes().starts_with(b"invited-")
-            && found.is_dir()
-            && found.uid() == rustix::process::geteuid().as_raw();
-        let is_old = found.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE));
-        if !is_ours || !is_old {
-            continue;
-        }
-        let listening = UnixStream::connect(entry.path().join(SOCKET));
-        if listening.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-impl Drop for PrivateFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Starts the loop on the socket and its workers.
 ///
@@ -117,6 +57,8 @@ fn serve(app: &App, mut incoming: tiny_http::Request) {
     let headers = headers.map(|header| (header.field.as_str().as_str().to_ascii_lowercase(), header.value.to_string()));
     let mut request = Request::new(incoming.method().as_str(), incoming.url(), headers.collect());
     // The gate has bounded the body. It is read even where nobody wants it, or it would be taken for the next request.
+    // A buffer that grows would leave pieces of it behind.
+    request.body.reserve_exact(incoming.body_length().unwrap_or(0));
     let _ = incoming.as_reader().read_to_end(&mut request.body);
     let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(app, &request, log::now())))
         .unwrap_or_else(|_| routes::panicked());

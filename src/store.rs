@@ -16,6 +16,7 @@ mod ejabberd;
 mod import;
 mod invite;
 mod key;
+mod owner;
 mod place;
 mod prosody;
 mod prune;
@@ -38,12 +39,13 @@ use crate::host::Host;
 use crate::invite::{Invite, Server};
 use place::Place;
 
-pub use backup::restore;
+pub use backup::{backup, restore};
 pub use check::{SOURCE, Schema};
 pub use claim::{Claimed, Outcome};
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
+pub use owner::{as_owner, become_owner, open_source};
 pub use place::{folder, open_file};
 pub use readers::Readers;
 pub use writer::Writer;
@@ -68,8 +70,9 @@ pub struct Store {
 
 impl Store {
     /// Opens the file, making it if there is none: mode 0660 less the umask, so that a group can share it with the XMPP
-    /// server. A missing folder is not made.
+    /// server. A missing folder is not made. In another user's folder, root works as that user from here on.
     pub fn create(path: &Path) -> Result<Store> {
+        become_owner(path)?;
         let made = OpenOptions::new().write(true).create_new(true).mode(0o660).open(path);
         match made {
             Ok(file) => {
@@ -86,8 +89,9 @@ impl Store {
         Store::open(path)
     }
 
-    /// Opens a file that is there, and brings it up to date.
+    /// Opens a file that is there, and brings it up to date. In another user's folder, root works as that user from here on.
     pub fn open(path: &Path) -> Result<Store> {
+        become_owner(path)?;
         match path.metadata() {
             Ok(found) if found.is_file() => {}
             Ok(_) => {

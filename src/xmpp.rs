@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::secret::Secret;
+use crate::secret::{Secret, concat};
 use crate::user::{Password, Username};
 use crate::wire::Wire;
 pub use probe::{Probe, Shown};
@@ -197,10 +197,8 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
         };
     }
     let (username, password) = (escape(account.username.as_str()), Secret::new(escape(account.password.as_str())));
-    let query = Secret::new(format!(
-        "<query xmlns='jabber:iq:register'><username>{username}</username><password>{}</password></query>",
-        *password
-    ));
+    let before = format!("<query xmlns='jabber:iq:register'><username>{username}</username><password>");
+    let query = concat(&[&before, &password, "</password></query>"]);
     let answer = match request(stream, account, "2", &query) {
         Ok(answer) => answer,
         Err(error) => return Ok(Err(Refused { why: Why::Lost, text: Some(error.to_string()) })),
@@ -226,7 +224,7 @@ fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> R
 /// Sends a request and waits for its answer, of the type `result` or `error`.
 fn exchange(stream: &mut Stream, host: &Host, id: &str, content: &str) -> Result<Element> {
     let host = escape(host.name());
-    stream.send(&Secret::new(format!("<iq type='set' id='{id}' to='{host}'>{content}</iq>")))?;
+    stream.send(&concat(&[&format!("<iq type='set' id='{id}' to='{host}'>"), content, "</iq>"]))?;
     loop {
         let answer = stream.next()?;
         if let Some(condition) = stream_error(&answer) {

@@ -8,9 +8,12 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::json;
 use crate::log;
+use crate::store::become_owner;
 
 /// Prints what each check finds, as soon as it does; as JSON at the end. Fails where something is wrong.
 pub fn doctor(db: &Path, host: &Host, json: bool) -> Result<()> {
+    // So that root sees what `serve` would.
+    become_owner(db)?;
     let (mut errors, mut objects) = (0, Vec::new());
     examine(db, host, log::now(), &mut |finding| {
         errors += usize::from(finding.level == Level::Error);

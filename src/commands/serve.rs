@@ -23,9 +23,11 @@ use crate::limit::Limiter;
 use crate::log::{self, Level};
 use crate::metrics::Metrics;
 use crate::page::Pages;
+use crate::private::{DATABASE, PrivateFolder, SOCKET};
 use crate::register::Desk;
 use crate::routes::App;
-use crate::server::{self, PrivateFolder};
+use crate::secret::Secret;
+use crate::server;
 use crate::store::{KeyLimits, Readers, Store, Writer};
 use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
@@ -147,9 +149,9 @@ fn app(readers: Readers, writer: &Writer, views: &Arc<Views>, metrics: &Arc<Metr
 fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()> {
     let (views, metrics) = (Arc::default(), Arc::default());
     let folder = PrivateFolder::make()?;
-    harden::restrict(store.path(), folder.path(), &[])?;
+    harden::restrict(store.path(), Some(folder.path()), &[])?;
     let writer = Writer::start(store.another()?, CROWD)?;
-    let socket = folder.path().join(server::SOCKET);
+    let socket = folder.path().join(SOCKET);
     server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy), 1)?;
     let upstream = Upstream::open(socket, 1).map_err(failed("cannot reach the loop of workers"))?;
     gate::run_one(connection, upstream, &metrics, gate::LIMITS).map_err(failed("cannot serve the connection"))?;
@@ -177,14 +179,14 @@ fn serve(
     gate::raise_file_limit();
     let folder = PrivateFolder::make()?;
     let sockets: Vec<PathBuf> = listeners.iter().filter_map(Listener::path).collect();
-    let level = harden::restrict(store.path(), folder.path(), &sockets)?;
+    let level = harden::restrict(store.path(), Some(folder.path()), &sockets)?;
     log::event(Level::Info, &[("event", &"hardened"), ("landlock", &level)]);
     let (views, metrics) = (Arc::default(), Arc::default());
     let writer = Writer::start(store.another()?, CROWD)?;
     keep_views(writer.clone(), Arc::clone(&views))?;
     keep_house(store.another()?)?;
     watch(store.another()?, wake)?;
-    let socket = folder.path().join(server::SOCKET);
+    let socket = folder.path().join(SOCKET);
     server::start(
         &socket,
         app(Readers::open(store, READERS)?, &writer, &views, &metrics, options.trust_proxy),
@@ -284,15 +286,16 @@ fn write_views(writer: &Writer, views: &Views) {
 /// A key, a server and the lines to paste, in a folder that goes when it ends.
 pub fn try_out(host: &Host) -> Result<()> {
     let folder = PrivateFolder::make()?;
-    let mut store = Store::create(&folder.path().join("invited.sqlite"))?;
+    let mut store = Store::create(&folder.path().join(DATABASE))?;
     let limits = KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
     let key = create_key(&mut store, host, Some("try"), &limits)?.text();
     let listener = bind(&Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), None, Door::Guests)?;
     let address = listener.address().ok_or_else(|| Error::internal("cannot tell the address of the socket"))?;
     store.write(|tx| tx.set(host, "url", &format!("http://{address}")))?;
-    let db = folder.path().join("invited.sqlite");
-    serve(&store, vec![listener], &Options { ends_on_hangup: true, ..Options::default() }, |_| {
-        print(&format!(
+    let db = folder.path().join(DATABASE);
+    serve(&store, vec![listener], &Options { ends_on_hangup: true, ..Options::default() }, move |_| {
+        let key = key.as_str();
+        print(&Secret::new(format!(
             "\
 A throw-away server for {host}, until Ctrl-C. Make an invite; its link is in the line `Location`:
 
@@ -309,6 +312,6 @@ There is no XMPP server behind it: an account can't be made. Other commands find
 
 ",
             db.display()
-        ))
+        )))
     })
 }

@@ -10,11 +10,14 @@ use super::socket::{Door, Stream};
 use super::{Gate, Limits};
 use crate::log::{self, Level};
 use crate::metrics::Metrics;
-use crate::secret::{Secret, wipe};
+use crate::secret::{Secret, reserve};
 
 /// How long, and for how many bytes, the rest of a refused request is read and thrown away: closing a connection with
 /// unread bytes would reset it, and the client would never see why it was refused.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// How many bytes are read at a time.
+const READ: usize = 4096;
 
 /// Serves a connection to its end.
 pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
@@ -32,7 +35,7 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
             return;
         }
-        let request = Secret::new(head::rewrite(&head, &peer, door, &body));
+        let request = head::rewrite(&head, &peer, door, &body);
         let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -123,16 +126,14 @@ impl Client<'_> {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n", limits.answer).map_err(|_| TOO_SLOW)?;
         }
         let missing = whole.saturating_sub(self.unread.len());
-        self.unread.reserve_exact(missing);
+        reserve(&mut self.unread, missing + READ);
         while self.unread.len() < whole {
             if self.read_until(deadline)? == 0 {
                 return Ok(None);
             }
         }
         let body = Secret::new(self.unread[end..whole].to_vec());
-        wipe(&mut self.unread[..whole]);
-        self.unread.drain(..whole);
-        self.unread.shrink_to(4096);
+        self.unread = Secret::new(self.unread[whole..].to_vec());
         Ok(Some((head, body)))
     }
 
@@ -155,17 +156,17 @@ impl Client<'_> {
             self.stream.set_read_timeout(wait.max(Duration::from_millis(1)))?;
             self.timeout = Some(wait);
         }
-        let mut bytes = [0; 4096];
-        loop {
-            match { self.stream }.read(&mut bytes) {
-                Ok(read) => {
-                    self.unread.extend_from_slice(&bytes[..read]);
-                    return Ok(read);
-                }
+        let unread = self.unread.len();
+        reserve(&mut self.unread, READ);
+        self.unread.resize(unread + READ, 0);
+        let read = loop {
+            match { self.stream }.read(&mut self.unread[unread..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                read => break read,
             }
-        }
+        };
+        self.unread.truncate(unread + *read.as_ref().unwrap_or(&0));
+        read
     }
 
     /// Writes all bytes within this time.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::socket::Door;
 use super::{DOOR, PEER};
 use crate::client::PROXY_HEADERS;
+use crate::secret::Secret;
 
 /// The most header lines of a request.
 const HEADERS: usize = 64;
@@ -51,7 +52,7 @@ pub const HEAD_TOO_LARGE: Refusal = refuse(431, "gate-head-too-large");
 #[derive(Debug)]
 pub struct Head {
     /// Written anew, up to and without the lines for the peer and the body's length.
-    pub rewritten: String,
+    pub rewritten: Secret<String>,
     /// Bytes of body that follow.
     pub body: usize,
     /// Whether the answer to it has no body, its method being `HEAD`.
@@ -106,13 +107,17 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
         return Err(refuse(400, "gate-host"));
     }
     let (body, expects_continue) = body(&headers, body_max)?;
-    let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
+    // Of each line one space is new, and of `*` a slash: so there is room for all of it, and nothing is left where it grew.
+    let room = bytes.len() + 16 + PASSED.len() + PROXY_HEADERS.len();
+    let mut rewritten = Secret::new(String::with_capacity(room));
+    let _ = write!(rewritten, "{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
     let mut pass = |name: &str, value: &[u8]| {
         // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
         // one that is good. (ASCII has a control character for just that: SUB.)
         let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
-        let value: String = value.trim_ascii().iter().map(ascii).collect();
-        let _ = write!(rewritten, "{name}: {value}\r\n");
+        let _ = write!(rewritten, "{name}: ");
+        rewritten.extend(value.trim_ascii().iter().map(ascii));
+        rewritten.push_str("\r\n");
     };
     // Several of one name are one list, whose last entry is the nearest proxy's.
     for name in PROXY_HEADERS {
@@ -126,6 +131,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
         }
     }
     let has = |word: &str| connection.iter().any(|found| found == word);
+    debug_assert!(rewritten.len() <= room);
     Ok(Head {
         rewritten,
         body,
@@ -136,15 +142,10 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
 }
 
 /// The whole request as the loop behind the gate gets it.
-pub fn rewrite(head: &Head, peer: &str, door: Door, body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(head.rewritten.len() + 64 + body.len());
-    bytes.extend_from_slice(head.rewritten.as_bytes());
-    if door == Door::Admin {
-        bytes.extend_from_slice(format!("{DOOR}: admin\r\n").as_bytes());
-    }
-    bytes.extend_from_slice(format!("{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
-    bytes.extend_from_slice(body);
-    bytes
+pub fn rewrite(head: &Head, peer: &str, door: Door, body: &[u8]) -> Secret<Vec<u8>> {
+    let admin = if door == Door::Admin { format!("{DOOR}: admin\r\n") } else { String::new() };
+    let ours = format!("{admin}{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len());
+    Secret::new([head.rewritten.as_bytes(), ours.as_bytes(), body].concat())
 }
 
 /// The target as path and query, whichever legal form it came in (RFC 9112 section 3.2).
@@ -230,6 +231,7 @@ impl Headers<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::copies_in_memory;
 
     fn status(request: &str) -> u16 {
         match end(request.as_bytes(), 0) {
@@ -292,11 +294,25 @@ mod tests {
         let request = String::from_utf8_lossy(request).replace("example?x", "example/?x");
         let head = read(request.as_bytes(), 100).unwrap();
         assert!(!head.keep_alive);
-        let written = String::from_utf8(rewrite(&head, "::1", Door::Guests, b"abc")).unwrap();
+        let written = String::from_utf8(rewrite(&head, "::1", Door::Guests, b"abc").to_vec()).unwrap();
         assert_eq!(
             written,
             "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
         );
+    }
+
+    #[test]
+    fn no_copy_of_a_key_outlives_its_request() {
+        let key = Secret::new(crate::random::base64url::<48>().unwrap());
+        let turned: Vec<u8> = key.bytes().map(|byte| !byte).collect();
+        let pieces = ["GET /x?key=", &key, " HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ", &key, "\r\n\r\n"];
+        let request = crate::secret::concat(&pieces);
+        assert_eq!(copies_in_memory(&turned), 3);
+        let head = read(request.as_bytes(), 100).unwrap();
+        let rewritten = rewrite(&head, "::1", Door::Guests, b"abc");
+        assert_eq!(copies_in_memory(&turned), 7);
+        drop((request, head, rewritten, key));
+        assert_eq!(copies_in_memory(&turned), 0);
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::net::sockopt::socket_domain;
 use rustix::net::{AddressFamily, getsockname};
+use rustix::process::umask;
 
 /// What the log and the handlers are told of a client that came over a Unix socket.
 pub const UNIX_PEER: &str = "unix";
@@ -45,14 +47,19 @@ impl Listener {
     }
 
     /// Listens on a path, with this access mode. Takes the place of a socket on which nobody listens any more.
+    ///
+    /// The socket has its mode from the start: it is never open to more than that, and its name, which may mean another file by
+    /// then, is not used to change it. The umask is the whole process's, so that this comes before any thread.
     pub fn unix(path: &Path, mode: u32, door: Door) -> io::Result<Listener> {
         let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
         if is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
             fs::remove_file(path)?;
         }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        let found = path.metadata()?;
+        let before = umask(Mode::from_raw_mode(!mode & 0o777));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = bound?;
+        let found = path.symlink_metadata()?;
         Ok(Listener { socket: Socket::Unix(listener, Some((path.to_owned(), found.dev(), found.ino()))), door })
     }
 

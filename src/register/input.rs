@@ -60,7 +60,8 @@ impl Input {
     /// What makes two requests the same.
     pub fn digest(&self) -> Digest {
         let token = self.token.as_deref().unwrap_or_default();
-        Digest::of(&Secret::new(format!("{}\n{token}\n{}\n{}", token.len(), self.user, *self.password)))
+        let (length, user) = (token.len().to_string(), self.user.as_str());
+        Digest::of_pieces(&[&length, "\n", token, "\n", user, "\n", &self.password].map(str::as_bytes))
     }
 }
 
@@ -126,7 +127,7 @@ pub fn check_password(typed: &str, name: Option<&Username>, min: usize) -> std::
     }
     let name = name.map(Username::as_str).filter(|name| name.chars().count() >= NAME_IN_PASSWORD);
     match name {
-        Some(name) if password.as_str().to_lowercase().contains(name) => Err("password-name"),
+        Some(name) if Secret::new(password.as_str().to_lowercase()).contains(name) => Err("password-name"),
         _ => Ok(password),
     }
 }

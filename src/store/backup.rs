@@ -2,18 +2,22 @@
 //!
 //! A copy is made under another name beside its place, synced, and renamed: whatever has the right name is whole. Locks that
 //! belong to connections of this process are safe: files are opened by hand only where none is open on them.
+//!
+//! Root works in another user's folder as that user. What it does there with rights of its own, it does through descriptors.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, linkat, openat, renameat, unlinkat};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::place::{folder, open_file, with_suffix};
+use super::owner::{as_owner, become_owner, open_source, other};
+use super::place::{folder, with_suffix};
 use super::{MIGRATIONS, Store, cannot_create, use_wal, version};
 use crate::error::{Error, Result};
 use crate::random;
@@ -27,18 +31,31 @@ const HEAD: &[u8] = b"SQLite format 3\0";
 /// The files that SQLite keeps beside a database, and that hold what is not in it yet.
 const LOGS: [&str; 2] = ["-wal", "-journal"];
 
-impl Store {
-    /// Copies the database as it is at this moment to a new file, for its owner alone, while others go on writing.
-    pub fn backup(&self, to: &Path) -> Result<()> {
-        let cannot = |error: Error| error.context(format_args!("cannot back up to {}", to.display()));
-        refuse_existing(to).map_err(cannot)?;
-        let part = Part::make(to, 0o600)?;
+/// Copies the database as it is at this moment to a new file, for its owner alone, while others go on writing.
+pub fn backup(db: &Path, to: &Path) -> Result<()> {
+    let cannot = |error: Error| error.context(format_args!("cannot back up to {}", to.display()));
+    refuse_existing(to).map_err(cannot)?;
+    let part = Part::make(to, 0o600)?;
+    // SQLite opens files by their names alone. Where another user could change what a name means, the copy is made with the
+    // rights of the database's owner and beside it, and goes on as bytes.
+    let is_direct = other(db).is_none() && other(to).is_none();
+    as_owner(db, || {
+        let store = Store::open(db)?;
         // A file of its own, without a log: it can be read from anywhere, by anything.
-        self.copy(&part.path).and_then(|()| check(&part.path, "delete")).map_err(cannot)?;
-        refuse_existing(to).map_err(cannot)?;
-        part.publish(to, false).map_err(cannot)
-    }
+        let copy = |to: &Path| store.copy(to).and_then(|()| check(to, "delete")).map_err(cannot);
+        if is_direct {
+            return copy(&part.path);
+        }
+        let beside = Part::make(&fs::canonicalize(db).unwrap_or_else(|_| db.to_owned()), 0o600)?;
+        copy(&beside.path)?;
+        let copied = io::copy(&mut &beside.file, &mut &part.file);
+        copied.map(drop).map_err(|error| cannot(Error::internal(error.to_string())))
+    })?;
+    refuse_existing(to).map_err(cannot)?;
+    part.publish(to, Existing::Keep).map_err(cannot)
+}
 
+impl Store {
     /// The readers' lock of one transaction, held throughout, keeps the copy consistent and nobody waiting. Without it the
     /// copying would start over with each write of somebody else.
     fn copy(&self, to: &Path) -> Result<()> {
@@ -59,9 +76,11 @@ impl Store {
 
 /// Puts a copy in the place of the database, and returns where the old file is kept, if there was one.
 pub fn restore(db: &Path, from: &Path) -> Result<Option<PathBuf>> {
+    let cannot = |error: Error| error.context(format_args!("cannot restore {}", from.display()));
+    let source = Source::open(from);
+    become_owner(db)?;
     // The file itself is replaced, not a link to it.
     let place = fs::canonicalize(db).unwrap_or_else(|_| db.to_owned());
-    let cannot = |error: Error| error.context(format_args!("cannot restore {}", from.display()));
     let old = match place.metadata() {
         Ok(found) if found.is_file() => Some(found),
         Ok(_) => return Err(Error::internal(format!("{} is not a file (pass --db FILE)", db.display()))),
@@ -70,61 +89,91 @@ pub fn restore(db: &Path, from: &Path) -> Result<Option<PathBuf>> {
     };
     refuse_in_use(&place)?;
     let part = Part::make(&place, if old.is_some() { 0o600 } else { 0o660 })?;
-    take_in(from, &place, &part.path).and_then(|()| check(&part.path, "wal")).map_err(cannot)?;
+    let taken = source.and_then(|source| source.copy(&place, &part));
+    taken.and_then(|()| check(&part.path, "wal")).map_err(cannot)?;
     if let Some(old) = &old {
-        part.give_to(old.uid(), old.gid(), old.mode() & 0o7777).map_err(cannot)?;
+        part.give_to(old.uid(), old.gid(), old.mode() & 0o777).map_err(cannot)?;
         fold_in(&place);
     }
     // From here on nobody else can read or write it; while somebody has it open, this fails.
     let _locked = refuse_in_use(&place)?;
     let kept = keep(&place).map_err(|error| cannot(Error::internal(format!("the old file can't be kept: {error}"))))?;
-    part.publish(&place, true).map_err(cannot)?;
+    part.publish(&place, Existing::Replace).map_err(cannot)?;
     Ok(old.map(|_| kept))
 }
 
+/// What becomes of a file that has the name already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Keep,
+    Replace,
+}
+
 /// A file that is being made beside its place. What is left of it when this is dropped is removed.
+///
+/// Its name may mean another file at any moment: all but SQLite works on the descriptors.
 struct Part {
+    folder: File,
+    name: OsString,
+    file: File,
     path: PathBuf,
 }
 
 impl Part {
     fn make(place: &Path, mode: u32) -> Result<Part> {
-        let path = with_suffix(place, &format!(".{}.part", random::base64url::<6>()?));
-        let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        made.map_err(|error| cannot_create(place, &error, "give another FILE"))?;
-        Ok(Part { path })
+        let cannot = |error: io::Error| cannot_create(place, &error, "give another FILE");
+        let mut name = place.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.part", random::base64url::<6>()?));
+        let around = fs::canonicalize(folder(place)).map_err(cannot)?;
+        let folder = File::open(&around).map_err(cannot)?;
+        let file = create_in(&folder, &name, mode).map_err(cannot)?;
+        Ok(Part { path: around.join(&name), folder, name, file })
+    }
+
+    fn with_suffix(&self, suffix: &str) -> OsString {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        name
     }
 
     fn give_to(&self, uid: u32, gid: u32, mode: u32) -> Result<()> {
         let give = || {
-            let file = File::open(&self.path)?;
-            let is = file.metadata()?;
+            let is = self.file.metadata()?;
             if (is.uid(), is.gid()) != (uid, gid) {
-                fchown(&file, Some(uid), Some(gid))?;
+                fchown(&self.file, Some(uid), Some(gid))?;
             }
-            file.set_permissions(Permissions::from_mode(mode))
+            self.file.set_permissions(Permissions::from_mode(mode))
         };
         give().map_err(|error| {
             Error::internal(format!(
-                "it can't be given to the owner of the old file: {error} (run as that user, or as root)"
+                "it can't be given to the owner of the old file: {error} (run as that user, or move the old file away)"
             ))
         })
     }
 
-    /// Gives it its name, when all of it is on the disk. Unless it may `replace` it, what came there meanwhile stays.
-    fn publish(self, place: &Path, replace: bool) -> Result<()> {
+    /// Gives it its name, when all of it is on the disk.
+    fn publish(self, place: &Path, existing: Existing) -> Result<()> {
         let publish = || {
-            File::open(&self.path)?.sync_all()?;
-            if replace {
-                fs::rename(&self.path, place)?;
-            } else {
-                fs::hard_link(&self.path, place).or_else(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => Err(error),
-                    // A file system without links.
-                    _ => fs::rename(&self.path, place),
-                })?;
+            self.file.sync_all()?;
+            let (folder, name) = (&self.folder, place.file_name().unwrap_or_default());
+            let rename = || renameat(folder, &self.name, folder, name);
+            match existing {
+                Existing::Replace => rename()?,
+                Existing::Keep => {
+                    linkat(folder, &self.name, folder, name, AtFlags::empty()).or_else(|error| match error {
+                        rustix::io::Errno::EXIST => Err(error),
+                        // A file system without links.
+                        _ => rename(),
+                    })?;
+                }
             }
-            File::open(folder(place))?.sync_all()
+            let is =
+                File::from(openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?);
+            let (is, made) = (is.metadata()?, self.file.metadata()?);
+            if (is.dev(), is.ino()) != (made.dev(), made.ino()) {
+                return Err(io::Error::other("somebody else has put another file in its place"));
+            }
+            folder.sync_all()
         };
         publish().map_err(|error| Error::internal(error.to_string()))
     }
@@ -133,13 +182,20 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         for suffix in ["", "-shm"].iter().chain(&LOGS) {
-            let _ = fs::remove_file(with_suffix(&self.path, suffix));
+            let _ = unlinkat(&self.folder, self.with_suffix(suffix), AtFlags::empty());
         }
     }
 }
 
+/// A new file in a folder, to write and to read.
+fn create_in(folder: &File, name: &OsString, mode: u32) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::from_raw_mode(mode))?.into())
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    Connection::open_with_flags(path, flags)
 }
 
 fn refuse_existing(path: &Path) -> Result<()> {
@@ -178,35 +234,58 @@ fn check(path: &Path, journal_mode: &str) -> Result<()> {
     conn.close().map_err(|(_, error)| error.into())
 }
 
-/// Copies what is to be restored, with a log that lies beside it.
-fn take_in(from: &Path, place: &Path, to: &Path) -> Result<()> {
-    let unreadable = |error: io::Error| Error::internal(format!("it can't be copied: {error}"));
-    let mut source = open_file(from).map_err(unreadable)?;
-    let is = source.metadata().map_err(unreadable)?;
-    if place.metadata().is_ok_and(|place| (place.dev(), place.ino()) == (is.dev(), is.ino())) {
-        return Err(Error::refused("it is the database itself"));
-    }
-    if let Some(holder) = holder(&source) {
-        return Err(Error::refused(format!("it is a database that {holder} has open (`invited backup` copies it)")));
-    }
-    if !is_sqlite(&mut source).map_err(unreadable)? {
-        return Err(Error::refused("it is not an SQLite database"));
-    }
-    source.rewind().map_err(unreadable)?;
-    let copied = File::create(to).and_then(|mut to| io::copy(&mut source, &mut to));
-    copied.map_err(unreadable)?;
-    for suffix in LOGS {
-        match open_file(&with_suffix(from, suffix)) {
-            Ok(mut log) => {
-                // It holds tokens, as the file itself does.
-                let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(with_suffix(to, suffix));
-                made.and_then(|mut to| io::copy(&mut log, &mut to)).map_err(unreadable)?;
+/// What is to be restored, with the logs that lie beside it.
+struct Source {
+    file: File,
+    logs: Vec<(&'static str, File)>,
+}
+
+impl Source {
+    fn open(from: &Path) -> Result<Source> {
+        let open = || {
+            let file = open_source(from)?;
+            // SQLite keeps logs beside the file itself, not beside a link to it.
+            let real = fs::canonicalize(from)?;
+            let mut logs = Vec::new();
+            for suffix in LOGS {
+                match open_source(&with_suffix(&real, suffix)) {
+                    Ok(log) => logs.push((suffix, log)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unreadable(error)),
-        }
+            Ok(Source { file, logs })
+        };
+        open().map_err(unreadable)
     }
-    Ok(())
+
+    /// Copies it to a part of a database in this place.
+    fn copy(mut self, place: &Path, to: &Part) -> Result<()> {
+        let is = self.file.metadata().map_err(unreadable)?;
+        if place.metadata().is_ok_and(|place| (place.dev(), place.ino()) == (is.dev(), is.ino())) {
+            return Err(Error::refused("it is the database itself"));
+        }
+        if let Some(holder) = holder(&self.file) {
+            return Err(Error::refused(format!(
+                "it is a database that {holder} has open (`invited backup` copies it)"
+            )));
+        }
+        if !is_sqlite(&mut self.file).map_err(unreadable)? {
+            return Err(Error::refused("it is not an SQLite database"));
+        }
+        self.file.rewind().map_err(unreadable)?;
+        io::copy(&mut self.file, &mut &to.file).map_err(unreadable)?;
+        for (suffix, mut log) in self.logs {
+            // It holds tokens, as the file itself does.
+            let made = create_in(&to.folder, &to.with_suffix(suffix), 0o600);
+            made.and_then(|mut to| io::copy(&mut log, &mut to)).map_err(unreadable)?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: io::Error) -> Error {
+    Error::internal(format!("it can't be copied: {error}"))
 }
 
 /// Locks a database against everybody, or says who has it open: in WAL mode each connection keeps a lock all the time. The

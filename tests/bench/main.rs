@@ -26,13 +26,14 @@ mod src {
     pub mod limit;
     pub mod log;
     pub mod metrics;
+    pub mod private;
     pub mod random;
     pub mod secret;
     pub mod server;
     pub mod thread;
 }
 use pool::routes;
-use src::{client, error, gate, http, key, limit, log, metrics, random, secret, server, thread};
+use src::{client, error, gate, http, key, limit, log, metrics, private, random, secret, server, thread};
 
 mod disk;
 mod load;

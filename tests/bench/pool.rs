@@ -6,7 +6,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
 use crate::gate::{self, Door, Listener, Upstream};
-use crate::server::{self, PrivateFolder};
+use crate::private::{PrivateFolder, SOCKET};
+use crate::server;
 
 /// In place of the program's own routes.
 pub mod routes {
@@ -55,7 +56,7 @@ pub mod routes {
 pub fn serve(addr: SocketAddr) {
     gate::raise_file_limit();
     let folder = PrivateFolder::make().expect("a folder");
-    let socket = folder.path().join(server::SOCKET);
+    let socket = folder.path().join(SOCKET);
     let app = routes::App::new();
     let metrics = app.metrics.clone();
     server::start(&socket, app, server::WORKERS).expect("a pool");

@@ -1,7 +1,7 @@
 //! Copies of the database: complete although all goes on, and put back without a loss, or not at all.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rusqlite::Connection;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::harness::{Folder, PATIENCE, PROGRAM, Server, create_key, done, fails};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, create_key, done, fails, run};
 
 /// Every file of a folder with its content.
 fn files(folder: &Folder) -> BTreeMap<String, Vec<u8>> {
@@ -93,7 +95,7 @@ fn a_backup_touches_no_file_that_is_there_and_leaves_nothing_half_done() {
     create_key(&folder.db(), "example.com");
     let taken = folder.file("taken");
     std::fs::write(&taken, "precious").unwrap();
-    std::os::unix::fs::symlink("nowhere", folder.file("link")).unwrap();
+    symlink("nowhere", folder.file("link")).unwrap();
     std::fs::create_dir(folder.file("folder")).unwrap();
     let before = files(&folder);
     for (name, why) in [
@@ -141,7 +143,7 @@ fn what_was_restored_is_served_and_the_old_file_is_kept_with_its_owner_and_mode(
     server.wait();
     let is_root = rustix::process::geteuid().is_root();
     if is_root {
-        std::os::unix::fs::chown(&db, Some(65_533), Some(65_532)).unwrap();
+        chown(&db, Some(65_533), Some(65_532)).unwrap();
     }
     std::fs::set_permissions(&db, std::fs::Permissions::from_mode(0o664)).unwrap();
 
@@ -286,7 +288,7 @@ fn a_damaged_database_is_not_backed_up_as_if_it_were_whole() {
 fn a_database_behind_a_link_is_the_one_that_the_link_leads_to() {
     let folder = Folder::new();
     std::fs::create_dir(folder.file("real")).unwrap();
-    std::os::unix::fs::symlink("real/invited.sqlite", folder.db()).unwrap();
+    symlink("real/invited.sqlite", folder.db()).unwrap();
     std::fs::write(folder.file("real/invited.sqlite"), "").unwrap();
     create_key(&folder.db(), "example.com");
     let token = make_invite(&folder.db());
@@ -316,4 +318,170 @@ fn what_is_no_file_is_refused_at_once() {
         assert!(stderr.contains("it is not a file"), "{stderr}");
     }
     assert!(!other.exists());
+}
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
+
+/// Whose a file is, what its mode is, and what is in it.
+fn state(path: &Path) -> (u32, u32, u32, Vec<u8>) {
+    let found = path.symlink_metadata().unwrap();
+    (found.uid(), found.gid(), found.mode(), std::fs::read(path).unwrap())
+}
+
+/// A folder of `nobody` with a database, as the user of an XMPP server has one; and one of root's, with a backup and with a
+/// database that none of this concerns.
+struct Shared {
+    folder: Folder,
+    copy: std::path::PathBuf,
+    victim: std::path::PathBuf,
+}
+
+impl Shared {
+    fn new() -> Option<Shared> {
+        if !available("root", rustix::process::geteuid().is_root()) {
+            return None;
+        }
+        let folder = Folder::new();
+        let [copy, victim] = ["copy", "victim.sqlite"].map(|name| folder.file(name));
+        std::fs::create_dir(folder.file("shared")).unwrap();
+        create_key(&folder.db(), "example.com");
+        make_invite(&folder.db());
+        done(&folder.db(), &["backup", text(&copy)]);
+        done(&folder.db(), &["backup", text(&victim)]);
+        let shared = Shared { copy, victim, folder };
+        done(&shared.db(), &["restore", text(&shared.copy)]);
+        chown(shared.folder.file("shared"), Some(NOBODY), Some(NOBODY)).unwrap();
+        chown(shared.db(), Some(NOBODY), Some(NOBODY)).unwrap();
+        Some(shared)
+    }
+
+    fn db(&self) -> std::path::PathBuf {
+        self.folder.file("shared/invited.sqlite")
+    }
+
+    /// Does something again and again while `nobody` puts links to the victim in the place of each new file of the folder.
+    fn while_files_are_swapped(&self, mut work: impl FnMut(usize)) {
+        let stop = AtomicBool::new(false);
+        let swapped = AtomicUsize::new(0);
+        let shared = self.folder.file("shared");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Rights are those of a thread.
+                let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+                set_thread_groups(&[gid]).unwrap();
+                set_thread_res_gid(gid, gid, gid).unwrap();
+                set_thread_res_uid(uid, uid, uid).unwrap();
+                let link = shared.join("link");
+                while !stop.load(Ordering::Relaxed) {
+                    for entry in std::fs::read_dir(&shared).unwrap().flatten() {
+                        let name = entry.file_name().into_string().unwrap();
+                        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                        if name.ends_with(".part") && !is_link {
+                            let _ = symlink(&self.victim, &link);
+                            if std::fs::rename(&link, entry.path()).is_ok() {
+                                swapped.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                }
+            });
+            for round in 0..40 {
+                work(round);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        eprintln!("{} files were swapped", swapped.into_inner());
+        for entry in std::fs::read_dir(&shared).unwrap().flatten().filter(|entry| entry.path().is_symlink()) {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn root_gives_nothing_of_its_own_away_while_the_owner_of_the_folder_swaps_files() {
+    let Some(shared) = Shared::new() else { return };
+    let before = state(&shared.victim);
+    shared.while_files_are_swapped(|_| {
+        run(&shared.db(), &["restore", text(&shared.copy)]);
+        // A link that took the name at the last moment leads nowhere that its owner could not go.
+        if shared.db().is_symlink() {
+            std::fs::remove_file(shared.db()).unwrap();
+        }
+    });
+    assert!(state(&shared.victim) == before, "{:?}", &shared.victim.metadata());
+    // Left alone, it is as it should be.
+    let _ = std::fs::remove_file(shared.db());
+    done(&shared.db(), &["restore", text(&shared.copy)]);
+    assert_eq!(shared.db().metadata().unwrap().uid(), NOBODY);
+    assert_eq!(tokens(&shared.db(), OURS), tokens(&shared.copy, OURS));
+
+    // A backup that root makes in such a folder, and one that it makes of such a database.
+    let wal_or_delete = state(&shared.copy);
+    shared.while_files_are_swapped(|round| {
+        let to = shared.folder.file(&format!("shared/backup-{round}"));
+        run(&shared.folder.db(), &["backup", text(&to)]);
+    });
+    let of_shared = shared.folder.file("of-shared");
+    shared.while_files_are_swapped(|_| {
+        if run(&shared.db(), &["backup", text(&of_shared)]).status.success() {
+            std::fs::remove_file(&of_shared).unwrap();
+        }
+    });
+    assert!(state(&shared.victim) == before && state(&shared.copy) == wal_or_delete);
+    done(&shared.db(), &["backup", text(&of_shared)]);
+    assert_eq!((of_shared.metadata().unwrap().uid(), of_shared.metadata().unwrap().mode() & 0o777), (0, 0o600));
+    assert_eq!(tokens(&of_shared, OURS), tokens(&shared.copy, OURS));
+}
+
+/// As `nobody` might have it who owns the folder.
+#[test]
+fn root_reads_and_writes_in_another_users_folder_what_that_user_could() {
+    let Some(shared) = Shared::new() else { return };
+    let before = state(&shared.victim);
+    // The database itself, a backup or its log, a file of a setting: each a link to what is root's.
+    let in_shared = |name: &str| shared.folder.file(&format!("shared/{name}"));
+    std::fs::rename(shared.db(), in_shared("real")).unwrap();
+    symlink(&shared.victim, shared.db()).unwrap();
+    for args in [&["create", "example.com"][..], &["prune"], &["list", "example.com"], &["restore", text(&shared.copy)]]
+    {
+        assert!(!run(&shared.db(), args).status.success(), "{args:?}");
+    }
+    std::fs::remove_file(shared.db()).unwrap();
+    std::fs::rename(in_shared("real"), shared.db()).unwrap();
+    symlink(&shared.victim, in_shared("backup")).unwrap();
+    fails(&shared.db(), 1, &["restore", text(&in_shared("backup"))]);
+    symlink(&shared.victim, in_shared("style.css")).unwrap();
+    std::fs::write(&shared.victim, "secret { }").unwrap();
+    fails(&shared.db(), 1, &["set", "example.com", "style", text(&in_shared("style.css"))]);
+    std::fs::copy(&shared.copy, in_shared("copy")).unwrap();
+    symlink(&shared.victim, in_shared("copy-wal")).unwrap();
+    fails(&shared.db(), 1, &["restore", text(&in_shared("copy"))]);
+    std::fs::remove_file(in_shared("copy-wal")).unwrap();
+    assert_eq!(state(&shared.victim).0, before.0);
+
+    // What root itself has put there for itself alone, and no link leads to, it can restore.
+    std::fs::set_permissions(in_shared("copy"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    done(&shared.db(), &["restore", text(&in_shared("copy"))]);
+    // What comes of a command of root's belongs to the owner of the folder, who goes on with it.
+    done(&shared.db(), &["create", "example.com"]);
+    let new = in_shared("new.sqlite");
+    done(&new, &["create", "example.com"]);
+    for entry in std::fs::read_dir(shared.folder.file("shared")).unwrap().flatten() {
+        let is_links_or_copy = entry.path().is_symlink() || entry.file_name() == "copy";
+        assert!(is_links_or_copy || entry.metadata().unwrap().uid() == NOBODY, "{entry:?}");
+    }
+    // `serve` that root starts goes on as that user, and so do files that it is told to read as root.
+    std::fs::write(shared.folder.file("own.css"), "p { }").unwrap();
+    std::fs::set_permissions(shared.folder.file("own.css"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    done(&shared.db(), &["set", "example.com", "style", text(&shared.folder.file("own.css"))]);
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(shared.db());
+    let server = Server::spawn(command.env("TMPDIR", shared.folder.file("shared")));
+    assert_eq!(server.get("/").status, 200);
+    assert_eq!(server.status_figure("Uid"), u64::from(NOBODY));
+    assert_eq!(server.status_figure("Gid"), u64::from(NOBODY));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+    assert_eq!(groups.trim(), NOBODY.to_string());
 }

@@ -439,6 +439,21 @@ fn a_prosody_without_the_modules_is_found(release: Release) {
     assert!(String::from_utf8_lossy(&output.stdout).contains("host-unknown"), "{}", describe(&[], &output));
 }
 
+/// What the sandbox keeps from `serve`, such as certificates in an unusual place, is kept from the checks as well.
+#[test]
+fn servers_are_looked_at_from_within_the_sandbox_of_serve() {
+    let folder = Folder::new();
+    create_key(&folder.db(), HOST);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    done(&folder.db(), &["set", HOST, "xmpp", &listener.local_addr().unwrap().to_string()]);
+    let mut doctor = command(&folder.db(), &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let connection = listener.accept().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", doctor.id())).unwrap();
+    assert!(status.contains("\nNoNewPrivs:\t1\n"), "{status}");
+    drop((connection, listener));
+    assert_eq!(doctor.wait().unwrap().code(), Some(1));
+}
+
 fn a_certificate_of_another_name_or_authority_is_found(release: Release) {
     let Some((mut site, _)) = site_with_authority(release) else { return };
     make_certificate(site.folder.path(), "other", "other.example", 90);

@@ -140,7 +140,12 @@ fn the_same_form_twenty_times_at_once_makes_one_account() {
     let token = site.invite(&["--uses", "2"]);
     for reply in at_once(&server, &vec![fields(&token, "ada"); 20]) {
         assert!([200, 503].contains(&reply.status), "{reply:?}");
-        assert_eq!(reply.status == 200, reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>"), "{}", reply.body);
+        assert_eq!(
+            reply.status == 200,
+            reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>"),
+            "{}",
+            reply.body
+        );
     }
     assert_eq!(ejabberd.api("registered_users", json!({ "host": "example.com" })), json!(["ada"]));
     let shown = site.show(&token);

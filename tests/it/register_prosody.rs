@@ -44,7 +44,11 @@ fn an_account_is_made_and_the_invite_is_used_by_its_name(release: Release) {
     let reply = register(&server, &token, " Ada ", PASSWORD);
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(reply.header("cache-control"), Some("no-store"));
-    assert!(reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>") && !reply.body.contains(PASSWORD), "{}", reply.body);
+    assert!(
+        reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>") && !reply.body.contains(PASSWORD),
+        "{}",
+        reply.body
+    );
     assert!(can_log_in(&prosody, "ada", PASSWORD));
     let shown = show(&site.db(), &token);
     assert_eq!((&shown["state"], &shown["used"][0]["username"]), (&json!("used"), &json!("ada")));
@@ -233,7 +237,12 @@ fn the_same_form_twenty_times_at_once_makes_one_account(release: Release) {
     for reply in at_once(&server, &guests) {
         // More than may wait at a time are sent away, and come again.
         assert!([200, 503].contains(&reply.status), "{reply:?}");
-        assert_eq!(reply.status == 200, reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>"), "{}", reply.body);
+        assert_eq!(
+            reply.status == 200,
+            reply.body.contains("<bdi>ada<span>@</span>example.com</bdi>"),
+            "{}",
+            reply.body
+        );
     }
     assert_eq!(accounts(&site), ["ada"]);
     let shown = show(&site.db(), &token);

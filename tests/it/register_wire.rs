@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
@@ -363,13 +364,17 @@ fn to_another_machine_only_a_good_certificate_will_do(release: Release) {
     make_certificate(folder, "other-name", "another.example", Some("ca"));
     create_key(&site.db(), "example.com");
     let token = kinds::invite(&site, &[]);
-    let attempt = |site: &mut Site, certificate: &str, authority: &str| -> (Reply, String) {
+    let start = |site: &mut Site, certificate: &str, authority: &str| -> (Server, Prosody) {
         site.changes = with_tls(site, certificate);
         let interfaces = format!("c2s_interfaces = {{ \"127.0.0.1\", \"{ip}\" }}");
         site.changes.push(("c2s_interfaces = { \"127.0.0.1\" }", interfaces));
         let prosody = Prosody::start(site);
         set_xmpp(&site.db(), &SocketAddr::new(ip, prosody.addr.port()).to_string());
-        let server = serve_with_authority(site.folder.path(), authority);
+        let mut command = with_authority(site.folder.path(), authority, &["serve", "--listen", "127.0.0.1:0"]);
+        (Server::spawn(&mut command), prosody)
+    };
+    let attempt = |site: &mut Site, certificate: &str, authority: &str| -> (Reply, String) {
+        let (server, _prosody) = start(site, certificate, authority);
         let reply = register(&server, &token, "ada", PASSWORD);
         (reply, server.log_with("/register"))
     };
@@ -387,6 +392,26 @@ fn to_another_machine_only_a_good_certificate_will_do(release: Release) {
     let (reply, log) = attempt(&mut site, "good", "ca");
     assert_eq!(reply.status, 200, "{log}");
     assert_eq!(accounts(&site), ["ada"]);
+
+    // A folder of authorities whose files lie elsewhere, as on some systems: the server and `doctor` both find them.
+    let elsewhere = Folder::new();
+    std::fs::rename(site.folder.file("ca.pem"), elsewhere.file("ca.pem")).unwrap();
+    std::fs::create_dir(site.folder.file("certs")).unwrap();
+    symlink(elsewhere.file("ca.pem"), site.folder.file("certs/ca.pem")).unwrap();
+    let token = kinds::invite(&site, &[]);
+    let (server, _prosody) = start(&mut site, "good", "certs");
+    let reply = register(&server, &token, "bob", PASSWORD);
+    assert_eq!(reply.status, 200, "{}", server.log());
+    let mut doctor = with_authority(site.folder.path(), "certs", &["doctor", "example.com"]);
+    let found = String::from_utf8(doctor.output().unwrap().stdout).unwrap();
+    // It is good, if not for long.
+    let is_it = |line: &str| line.starts_with("warning  certificate ") && line.contains("is good until");
+    assert!(found.lines().any(is_it), "{found}");
+    // Another file in the place of that one, as when the authorities are brought up to date, is read as well.
+    std::fs::copy(elsewhere.file("ca.pem"), elsewhere.file("new")).unwrap();
+    std::fs::rename(elsewhere.file("new"), elsewhere.file("ca.pem")).unwrap();
+    let token = kinds::invite(&site, &[]);
+    assert_eq!(register(&server, &token, "cleo", PASSWORD).status, 200, "{}", server.log());
 }
 
 // ---- What the tests share. ----
@@ -506,10 +531,14 @@ fn with_tls(site: &Site, certificate: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// `invited serve` that trusts one authority alone.
-fn serve_with_authority(folder: &Path, authority: &str) -> Server {
+/// `invited` that trusts one authority alone, or those of a folder.
+fn with_authority(folder: &Path, authority: &str, args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(folder.join("invited.sqlite"));
-    command.env("SSL_CERT_FILE", folder.join(format!("{authority}.pem"))).env_remove("SSL_CERT_DIR");
-    Server::spawn(command.env("TMPDIR", folder))
+    command.args(args).env("INVITED_DB", folder.join("invited.sqlite")).env("TMPDIR", folder);
+    let several = folder.join(authority);
+    match several.is_dir() {
+        true => command.env("SSL_CERT_DIR", several).env_remove("SSL_CERT_FILE"),
+        false => command.env("SSL_CERT_FILE", several.with_extension("pem")).env_remove("SSL_CERT_DIR"),
+    };
+    command
 }

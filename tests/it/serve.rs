@@ -1,7 +1,10 @@
 //! The server as a process: nothing answered is lost, a locked file is survived, and `try` leaves nothing behind.
 
 use std::collections::HashSet;
+use std::fs::Permissions;
 use std::io::{BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -201,26 +204,99 @@ fn a_server_takes_what_has_expired_from_the_xmpp_servers_table_by_itself() {
     assert_eq!(states, "expired");
 }
 
+/// The private folders of processes in a folder.
+fn private_folders(folder: &Folder) -> Vec<String> {
+    let names =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("invited-")).collect()
+}
+
 #[test]
 fn what_a_killed_server_left_behind_is_removed_by_the_next_one() {
     let folder = Folder::new();
     create_key(&folder.db(), "example.com");
-    let private = || -> Vec<String> {
-        let names =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with("invited-")).collect()
-    };
     let mut killed = Server::start(&folder.db());
     killed.signal("KILL");
     killed.wait();
-    let stale = private();
-    let running = Server::start(&folder.db());
-    assert_eq!(private().len(), 2, "a folder that is young stays");
-    for name in private() {
-        let touched = Command::new("touch").args(["-d", "1 hour ago"]).arg(folder.file(&name)).status().unwrap();
-        assert!(touched.success());
+    let stale = private_folders(&folder);
+    assert_eq!(stale.len(), 1);
+    // A folder of the user's own, with a socket that nobody listens on and something else.
+    let own = folder.file("invited-notes");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
+    drop(UnixListener::bind(own.join("loop")).unwrap());
+    std::fs::write(own.join("precious"), "precious").unwrap();
+    for path in [own.as_path(), &folder.file(&stale[0])] {
+        assert!(Command::new("touch").args(["-d", "1 hour ago"]).arg(path).status().unwrap().success());
     }
+    let running = Server::start(&folder.db());
+    assert!(!private_folders(&folder).contains(&stale[0]) && private_folders(&folder).len() == 2);
     let _next = Server::start(&folder.db());
-    assert!(!private().contains(&stale[0]) && private().len() == 2, "{:?}", private());
+    assert_eq!(private_folders(&folder).len(), 3, "the folder of a running server is removed");
     assert_eq!(running.get("/").status, 200);
+    assert!(own.join("precious").exists() && own.join("loop").symlink_metadata().is_ok());
+}
+
+#[test]
+fn what_a_killed_try_left_behind_is_removed_by_the_next_one_and_a_running_one_keeps_its_own() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let start = || Server::spawn(Command::new(PROGRAM).arg("try").stdout(Stdio::null()).env("TMPDIR", folder.path()));
+    let databases = || {
+        let mut found = private_folders(&folder);
+        found.retain(|name| folder.file(name).join("invited.sqlite").exists());
+        found
+    };
+    let mut killed = start();
+    killed.signal("KILL");
+    killed.wait();
+    let left = databases();
+    assert_eq!(left.len(), 1);
+    let mut running = start();
+    let own = databases();
+    assert!(own.len() == 1 && own != left, "{own:?} {left:?}");
+    let _another = start();
+    let _server = Server::start(&folder.db());
+    assert!(databases().contains(&own[0]) && databases().len() == 2);
+    assert_eq!(running.get("/").status, 200);
+    running.signal("TERM");
+    assert_eq!(running.wait(), Some(0));
+    assert!(!folder.file(&own[0]).exists());
+}
+
+/// Nothing that was in its memory is to be found on the disk, or is shown to another process of the user.
+#[test]
+fn a_server_leaves_no_core_and_shows_its_memory_to_nobody() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c unlimited; exec \"$@\"", "sh", PROGRAM, "serve", "--listen", "127.0.0.1:0", "--db"]);
+    let server = Server::spawn(command.arg(folder.db()).env("TMPDIR", folder.path()));
+    let of_server = format!("/proc/{}", server.id());
+    let limits = std::fs::read_to_string(format!("{of_server}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    // What root has started belongs to root in any case.
+    if !available("root", rustix::process::geteuid().is_root()) {
+        return;
+    }
+    let copy = folder.file("invited");
+    assert!(Command::new("cp").arg(PROGRAM).arg(&copy).status().unwrap().success());
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(folder.db(), Permissions::from_mode(0o666)).unwrap();
+    drop(server);
+    for name in ["invited.sqlite-wal", "invited.sqlite-shm"] {
+        let _ = std::fs::remove_file(folder.file(name));
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(folder.db()).env("TMPDIR", folder.path());
+    let server = Server::spawn(&mut command);
+    assert_eq!(server.get("/").status, 200);
+    let memory = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "head", "-c", "1"])
+        .arg(format!("/proc/{}/maps", server.id()))
+        .output()
+        .unwrap();
+    assert!(!memory.status.success() && memory.stdout.is_empty(), "{memory:?}");
 }

@@ -1,6 +1,7 @@
 //! The ways to be started: several sockets of either kind, those of a supervisor, inetd; and what a supervisor hears.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{Folder, PATIENCE, PROGRAM, Server, available, connect, create_key, done, fails, run};
@@ -99,6 +101,37 @@ fn every_listed_address_is_served_and_a_unix_socket_goes_at_the_end() {
     server.signal("TERM");
     assert_eq!(server.wait(), Some(0));
     assert!(!one.exists() && !two.exists());
+}
+
+/// A mode that came later would leave a moment in which everybody can connect.
+#[test]
+fn a_unix_socket_has_its_mode_from_the_start() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let sockets = Folder::new();
+    let [guests, admin] = ["guests", "admin"].map(|name| format!("unix:{}", sockets.file(name).display()));
+    for (umask, mode, option) in [("000", 0o660, &[][..]), ("077", 0o666, &["--socket-mode", "666"])] {
+        let seen = inotify::init(CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&seen, sockets.path(), WatchFlags::CREATE | WatchFlags::ATTRIB).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", PROGRAM, "serve", "--listen", "127.0.0.1:0"]);
+        command.args(["--listen", &guests, "--admin-listen", &admin]).args(option);
+        let mut server = Server::spawn(command.env("INVITED_DB", folder.db()).env("TMPDIR", folder.path()));
+        server.log_with("admin on");
+        for name in ["guests", "admin"] {
+            assert_eq!(sockets.file(name).metadata().unwrap().permissions().mode() & 0o777, mode);
+        }
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&seen, &mut buffer);
+        let mut created = 0;
+        while let Ok(event) = events.next() {
+            assert!(event.events() == ReadFlags::CREATE, "{event:?}");
+            created += 1;
+        }
+        assert_eq!(created, 2);
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
 }
 
 #[test]
