@@ -23,7 +23,8 @@ BEGIN
      WHERE token = NEW."key" AND host = NEW."host"
        AND NOT EXISTS (SELECT 1 FROM invited_use WHERE token = NEW."key" AND username IS NULL);
     UPDATE invited_use SET username = NEW."user"
-     WHERE number = (SELECT max(number) FROM invited_use WHERE token = NEW."key" AND username IS NULL);
+     WHERE number = (SELECT max(number) FROM invited_use WHERE token = NEW."key" AND username IS NULL)
+       AND EXISTS (SELECT 1 FROM invited_invite WHERE token = NEW."key" AND host = NEW."host");
     DELETE FROM "prosody"
      WHERE "host" = NEW."host" AND "user" = NEW."user" AND "store" = NEW."store" AND "key" = NEW."key";
 END;

@@ -390,8 +390,8 @@ fn settings_that_do_not_fit_are_named() {
 fn lines_that_are_missing_older_or_without_effect_are_found(release: Release) {
     for (from, to, why) in [
         ("process_type == \"prosody\"", "process_type == \"none\"", "has none of the lines"),
-        (".validated_invite.token, 1)", ".validated_invite.token, 0)", "has an older set of the lines"),
-        ("wrappers[\"user-registering\"]", "wrappers[\"never\"]", "made the account invited-doctor-"),
+        ("shown.token, 1)", "shown.token, 0)", "has an older set of the lines"),
+        ("refuse(event, \"not-acceptable\"", "lua.pcall(refuse, nil", "made the account invited-doctor-"),
     ] {
         let mut site = Site::new(release);
         site.changes = vec![(from, to.to_owned())];

@@ -1,8 +1,11 @@
 //! One link makes one account, however a client goes about it: with the lines of `invited setup prosody`, on both releases.
 
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::harness::{Server, create_key, done, wait_until};
+use crate::harness::{Server, connect, create_key, done, wait_until};
 use crate::kinds::{
     assert_used, assert_used_as_often, execute, field, in_client, invite, make_accounts, new_password, start,
     subscription,
@@ -29,6 +32,12 @@ with_both_releases! {
     two_hosts_have_their_lines_each
     an_error_in_another_module_does_not_keep_a_link_valid
     a_registration_that_could_not_delete_its_invite_has_used_it
+    another_host_names_no_use
+    an_invite_is_for_its_own_host_alone
+    a_lock_is_waited_for_and_a_long_one_registers_nobody
+    a_module_that_waits_lets_nobody_else_register
+    nobody_registers_without_the_module_for_invites
+    prosody_starts_without_its_driver_for_sqlite
 }
 
 /// Why Prosody refuses, as the lines word it.
@@ -302,6 +311,124 @@ fn a_registration_that_could_not_delete_its_invite_has_used_it(release: Release)
         let kept: i64 = column(&site, "SELECT count(*) FROM prosody WHERE key = ?1", &token);
         assert_eq!(kept, if left > 0 { rows } else { 0 }, "{options:?}");
     }
+}
+
+fn another_host_names_no_use(release: Release) {
+    let (site, _prosody) = start(release);
+    let token = invite(&site, &["--uses", "2"]);
+    let conn = site.connection();
+    conn.execute("DELETE FROM prosody WHERE key = ?1", [&token]).unwrap();
+    for (host, user, expected) in [("other.example", "eve", "?"), ("example.com", "bob", "bob")] {
+        let told = "INSERT INTO prosody VALUES (?1, ?2, 'invited_use', ?3, 'number', '1')";
+        conn.execute(told, [host, user, &token]).unwrap();
+        assert_eq!(names(&site, &token), [expected]);
+    }
+    assert_eq!(state(&site, &token), "pending");
+}
+
+/// Prosody keeps a shown invite with the connection, and takes stanzas to each of its hosts before a login.
+fn an_invite_is_for_its_own_host_alone(release: Release) {
+    const OTHER: &str = "other.example";
+    let mut site = Site::new(release);
+    create_key(&site.db(), "example.com");
+    let options =
+        "modules_enabled = { \"invites\"; \"invites_register\"; \"register_ibr\" }\nallow_registration = true\n";
+    let plain = "allow_unencrypted_plain_auth = true\n";
+    // This one is without our lines.
+    site.changes.push((plain, format!("{plain}VirtualHost \"{OTHER}\"\n{options}")));
+    let prosody = Prosody::start(&site);
+    make_accounts(&site, &prosody, &["ana"]);
+    for options in [&[][..], &["--uses", "5"], &["--reset", "ana"]] {
+        let token = invite(&site, options);
+        for stream in ["example.com", OTHER] {
+            let mut client = prosody.client_of(stream);
+            let mut ask = |to: &str, content: &str| {
+                client.send(&format!("<iq type='set' id='1' to='{to}'>{content}</iq>"));
+                client.read_until(|text| text.ends_with("</iq>") || text.ends_with("/>"))
+            };
+            assert_done(&ask("example.com", &format!("<preauth xmlns='urn:xmpp:pars:0' token='{token}'/>")));
+            assert_refused(&ask(OTHER, &new_password("ana", "stolen")), "not-acceptable");
+        }
+        assert_eq!(state(&site, &token), "pending");
+    }
+}
+
+/// Where Prosody could not use the invite up, it must not make the account. Afterwards it works as before.
+fn a_lock_is_waited_for_and_a_long_one_registers_nobody(release: Release) {
+    let (site, prosody) = start(release);
+    make_accounts(&site, &prosody, &["ana"]);
+    let token = invite(&site, &[]);
+    let mut clients = shown(&prosody, &token, 2);
+    let lock = site.connection();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let answer = clients[0].register("bob");
+    assert_refused(&answer, "internal-server-error");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| clients[1].register("carol"));
+        // Less than Prosody waits, and more than Prosody 13 waits of its own accord.
+        std::thread::sleep(Duration::from_secs(2));
+        lock.execute_batch("ROLLBACK").unwrap();
+        assert_done(&waiting.join().unwrap());
+    });
+    assert!(!exists(&prosody, "bob"));
+    assert_used(&site, &token);
+    assert_eq!(names(&site, &token), ["carol"]);
+    prosody.make_account(&invite(&site, &[]), "dan");
+    assert!(!prosody.log().contains("commit failed"), "{}", prosody.log());
+}
+
+fn a_module_that_waits_lets_nobody_else_register(release: Release) {
+    let mut site = Site::new(release);
+    create_key(&site.db(), "example.com");
+    // It waits until the one named `last` has tried as well.
+    let waits = "run_as_root = true\ndo\nlocal lua, wake = Lua or _G, nil\n\
+        lua.prosody.events.add_handler(\"host-activated\", function (host)\n\
+        local events = lua.prosody.hosts[host].events\n\
+        events.add_handler(\"user-registered\", function ()\n\
+        local wait, done = lua.require(Lua and \"prosody.util.async\" or \"util.async\").waiter()\n\
+        wake = done\nwait() end, 100)\n\
+        events.add_handler(\"user-registering\", function (event)\n\
+        if event.username == \"last\" then wake() end end, 100) end)\nend\n";
+    site.changes.push(("run_as_root = true\n", waits.to_owned()));
+    let prosody = Prosody::start(&site);
+    for (uses, other) in [("1", "bob"), ("2", "carol")] {
+        let token = invite(&site, &["--uses", uses]);
+        let mut clients = shown(&prosody, &token, 2);
+        assert_done(&clients[0].register(&format!("first-{uses}")));
+        assert_refused(&clients[1].register(other), "resource-constraint");
+        assert!(!exists(&prosody, other));
+        prosody.client().register("last");
+        wait_until("the first is told", || names(&site, &token) == [format!("first-{uses}")]);
+    }
+}
+
+/// As where another `modules_enabled` takes the place of ours: without that module, Prosody would register anybody.
+fn nobody_registers_without_the_module_for_invites(release: Release) {
+    let mut site = Site::new(release);
+    create_key(&site.db(), "example.com");
+    site.changes.push(("\"invites\"; \"invites_register\"; \"register_ibr\"", "\"register_ibr\"".to_owned()));
+    let prosody = Prosody::start(&site);
+    let mut stream = connect(prosody.addr);
+    let header = "<stream:stream to='example.com' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>";
+    let query = "<query xmlns='jabber:iq:register'><username>eve</username><password>secret</password></query>";
+    write!(stream, "{header}<iq type='set' id='1' to='example.com'>{query}</iq></stream:stream>").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("<internal-server-error "), "{answer}");
+}
+
+/// The other hosts go on, and nobody registers here.
+fn prosody_starts_without_its_driver_for_sqlite(release: Release) {
+    let mut site = Site::new(release);
+    create_key(&site.db(), "example.com");
+    let missing =
+        "run_as_root = true\n(Lua or _G).package.preload.DBI = function () (Lua or _G).error(\"no driver\") end\n";
+    site.changes.push(("run_as_root = true\n", missing.to_owned()));
+    let prosody = Prosody::start(&site);
+    let token = invite(&site, &[]);
+    let mut client = prosody.client();
+    assert_refused(&client.preauth(&token), "forbidden");
+    assert_refused(&client.register("eve"), "not-acceptable");
 }
 
 /// Clients that have shown a token.
