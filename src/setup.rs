@@ -18,6 +18,9 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 /// The version of the lines for Prosody. It goes up when they change, so that `doctor` can tell an older set.
 pub const PROSODY_LINES: i64 = 1;
 
+/// What those lines say of an invite that ended after it was shown.
+pub const INVITE_ENDED: &str = "This invite is no longer valid";
+
 /// A program for which there is something to paste.
 #[derive(Debug)]
 pub struct Program {
@@ -165,6 +168,7 @@ impl Facts {
                 let names: Vec<String> = names.iter().map(|name| format!("[{}] = true", double(name))).collect();
                 format!("{{ {} }}", names.join("; "))
             }
+            "invite_ended" => double(INVITE_ENDED),
             "lines_version" => PROSODY_LINES.to_string(),
             "server" => self.server.clone(),
             "web" => web.to_owned(),

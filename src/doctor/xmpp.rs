@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::invite::Server;
 use crate::log::utc;
 use crate::random;
-use crate::setup::PROSODY_LINES;
+use crate::setup::{INVITE_ENDED, PROSODY_LINES};
 use crate::store::Store;
 use crate::wire::Certificate;
 use crate::xmpp::{Probe, Shown};
@@ -219,12 +219,20 @@ fn check_lines(report: &mut Report, host: &Host, settings: &Settings, trial: &mu
     probe.show(host, &token)?;
     trial.revoke(&token)?;
     let name = format!("invited-doctor-{}", random::base64url::<9>()?.to_lowercase());
-    if probe.register(host, &name, &random::base64url::<24>()?)? {
-        let text =
-            format!("Prosody made the account {name}@{host} with an invite that was revoked after it had been shown");
-        report.error("lines", text, format!("delete that account, and {help}"));
-    } else {
-        report.ok("lines", "Prosody looks an invite up again at each registration: one link makes one account");
+    match probe.register(host, &name, &random::base64url::<24>()?)? {
+        None => {
+            let text = format!(
+                "Prosody made the account {name}@{host} with an invite that was revoked after it had been shown"
+            );
+            report.error("lines", text, format!("delete that account, and {help}"));
+        }
+        Some(reason) if reason == INVITE_ENDED => {
+            report.ok("lines", "Prosody looks an invite up again at each registration: one link makes one account");
+        }
+        Some(reason) => {
+            let text = format!("Prosody refused a revoked invite for another reason than that: {reason}");
+            report.warning("lines", text, "try again in some minutes");
+        }
     }
     probe.close();
     Ok(())

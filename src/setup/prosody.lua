@@ -97,7 +97,7 @@ do
         local stored = current and session.modules.invites.get_account_invite_info(shown.token)
         if event.session then event.session.invited_shown = current or nil end
         if not stored then
-            refuse(event, "not-acceptable", "This invite is no longer valid")
+            refuse(event, "not-acceptable", {invite_ended})
             return result
         end
         local reset = stored.additional_data and stored.additional_data.allow_reset

@@ -60,12 +60,18 @@ impl Probe {
         })
     }
 
-    /// Registers an account (XEP-0077) with the token that was shown last; whether the server made it.
-    pub fn register(&mut self, host: &Host, username: &str, password: &str) -> Result<bool> {
+    /// Registers an account (XEP-0077) with the token that was shown last: the server's reason where it refuses, which can be
+    /// empty, or none where it made the account.
+    pub fn register(&mut self, host: &Host, username: &str, password: &str) -> Result<Option<String>> {
         let fields = format!("<username>{}</username><password>{}</password>", escape(username), escape(password));
         let content = format!("<query xmlns='jabber:iq:register'>{fields}</query>");
         let answer = exchange(&mut self.0.stream, host, "register", &content)?;
-        Ok(answer.attribute("type") == Some("result"))
+        if answer.attribute("type") == Some("result") {
+            return Ok(None);
+        }
+        let errors = answer.child(CLIENT, "error").map(|error| error.children.as_slice()).unwrap_or_default();
+        let text = errors.iter().find(|child| child.namespace == STANZA_ERRORS && child.name == "text");
+        Ok(Some(text.map(|text| text.text.clone()).unwrap_or_default()))
     }
 
     /// Ends the stream.
