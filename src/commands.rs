@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 use crate::cli::{Command, NewValue};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::json;
 use crate::key::{self, NewKey};
@@ -32,13 +32,7 @@ pub fn run(command: Command) -> Result<()> {
             print(&format!("{}\n", key.text()))
         }
         Command::List { db, host, json } => list(&Store::open(&db)?, &host, json),
-        Command::Delete { db, host, id, revoke_unused } => Store::open(&db)?.write(|tx| {
-            tx.delete_key(&host, &id)?;
-            if revoke_unused {
-                tx.revoke_unused(&key::source(&id), log::now())?;
-            }
-            Ok(())
-        }),
+        Command::Delete { db, host, id, revoke_unused } => delete(&mut Store::open(&db)?, &host, &id, revoke_unused),
         Command::Invite { db, host, wish, output } => invites::invite(&mut Store::open(&db)?, &host, wish, output),
         Command::Invites { db, host, all, json } => invites::list(&mut Store::open(&db)?, &host, all, json),
         Command::Show { db, host, token, json } => invites::show(&Store::open(&db)?, &host, &token, json),
@@ -108,7 +102,8 @@ fn set(store: &mut Store, host: &Host, name: &str, value: NewValue) -> Result<()
             ("server", _) => tx.release_ejabberd(),
             _ => Ok(()),
         }
-    })
+    })?;
+    store.copy_ejabberd()
 }
 
 /// A typing error here would show guests what the admin did not mean.
@@ -143,6 +138,20 @@ fn list(store: &Store, host: &Host, json: bool) -> Result<()> {
         let _ = writeln!(lines, "{}\t{}", key.id, key.name.as_deref().unwrap_or("<unknown>"));
     }
     print(&lines)
+}
+
+/// Deletes a key, and then takes back what it made: where that is interrupted, the same again goes on.
+fn delete(store: &mut Store, host: &Host, id: &str, revoke_unused: bool) -> Result<()> {
+    let (source, now) = (key::source(id), log::now());
+    let deleted = store.write(|tx| tx.delete_key(host, id));
+    if !revoke_unused {
+        return deleted;
+    }
+    store.catch_up()?;
+    match deleted {
+        Err(error) if error.kind != Kind::NotFound || !store.has_unused(host, &source, now)? => Err(error),
+        _ => store.revoke_unused(host, &source, now),
+    }
 }
 
 /// Makes a key; once this returns it is safe on disk.

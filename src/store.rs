@@ -13,6 +13,8 @@ mod backup;
 mod check;
 mod claim;
 mod ejabberd;
+#[cfg(test)]
+mod growth;
 mod import;
 mod invite;
 mod key;
@@ -20,6 +22,8 @@ mod place;
 mod prosody;
 mod prune;
 mod readers;
+mod request;
+mod steps;
 mod watch;
 mod writer;
 
@@ -57,6 +61,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("store/schema-2.sql"),
     include_str!("store/schema-3.sql"),
     include_str!("store/schema-4.sql"),
+    include_str!("store/schema-5.sql"),
 ];
 
 /// One connection to the file.
@@ -114,6 +119,7 @@ impl Store {
         if ejabberd::is_unprepared(&store.conn)? {
             store.write(|tx| tx.prepare_ejabberd())?;
         }
+        store.copy_ejabberd()?;
         Ok(store)
     }
 
@@ -363,7 +369,7 @@ impl From<rusqlite::Error> for Error {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                 Error::unavailable("another process keeps it locked (end that process, or try again)")
             }
-            ErrorCode::DiskFull => Error::unavailable("the disk is full (make room; nothing was changed)"),
+            ErrorCode::DiskFull => Error::unavailable("the disk is full (make room, and try again)"),
             ErrorCode::NotADatabase => Error::config("it is not an SQLite database (pass --db with another FILE)"),
             ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
                 Kind::Permission,
