@@ -168,6 +168,9 @@ fn write(
             tx.remember_request(&source, name, digest, &prepared.invite.token, now)?;
         }
         tx.add_invite(&prepared.invite, &prepared.rows)?;
+        if per_day.is_some() {
+            tx.count_invite(&prepared.invite)?;
+        }
         Ok(Made::New)
     })
 }

@@ -11,7 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use crate::cli::{Command, NewValue};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::json;
 use crate::key::{self, NewKey};
@@ -33,13 +33,7 @@ pub fn run(command: Command) -> Result<()> {
             print(&concat(&[&key.text(), "\n"]))
         }
         Command::List { db, host, json } => list(&open(&db, &host)?, &host, json),
-        Command::Delete { db, host, id, revoke_unused } => open(&db, &host)?.write(|tx| {
-            tx.delete_key(&host, &id)?;
-            if revoke_unused {
-                tx.revoke_unused(&key::source(&id), log::now())?;
-            }
-            Ok(())
-        }),
+        Command::Delete { db, host, id, revoke_unused } => delete(&mut open(&db, &host)?, &host, &id, revoke_unused),
         Command::Invite { db, host, new_host, wish, output } => {
             let mut store = if new_host { Store::open(&db)? } else { open_or_hint(&db, &host)? };
             invites::invite(&mut store, &host, wish, output)
@@ -139,7 +133,8 @@ fn set(db: &Path, host: &Host, new_host: bool, name: &str, value: NewValue) -> R
             ("server", _) => tx.release_ejabberd(),
             _ => Ok(()),
         }
-    })
+    })?;
+    store.copy_ejabberd()
 }
 
 /// A typing error here would show guests what the admin did not mean.
@@ -180,6 +175,20 @@ fn list(store: &Store, host: &Host, json: bool) -> Result<()> {
         let _ = writeln!(lines, "{}\t{}", key.id, key.name.as_deref().unwrap_or("<unknown>"));
     }
     print(&lines)
+}
+
+/// Deletes a key, and then takes back what it made: where that is interrupted, the same again goes on.
+fn delete(store: &mut Store, host: &Host, id: &str, revoke_unused: bool) -> Result<()> {
+    let (source, now) = (key::source(id), log::now());
+    let deleted = store.write(|tx| tx.delete_key(host, id));
+    if !revoke_unused {
+        return deleted;
+    }
+    store.catch_up()?;
+    match deleted {
+        Err(error) if error.kind != Kind::NotFound || !store.has_unused(host, &source, now)? => Err(error),
+        _ => store.revoke_unused(host, &source, now),
+    }
 }
 
 /// Makes a key; once this returns it is safe on disk.

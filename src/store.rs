@@ -13,6 +13,8 @@ mod backup;
 mod check;
 mod claim;
 mod ejabberd;
+#[cfg(test)]
+mod growth;
 mod import;
 mod invite;
 mod key;
@@ -21,6 +23,8 @@ mod place;
 mod prosody;
 mod prune;
 mod readers;
+mod request;
+mod steps;
 mod watch;
 mod writer;
 
@@ -119,6 +123,7 @@ impl Store {
         if ejabberd::is_unprepared(&store.conn)? {
             store.write(|tx| tx.prepare_ejabberd())?;
         }
+        store.copy_ejabberd()?;
         Ok(store)
     }
 
@@ -377,7 +382,7 @@ impl From<rusqlite::Error> for Error {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                 Error::unavailable("another process keeps it locked (end that process, or try again)")
             }
-            ErrorCode::DiskFull => Error::unavailable("the disk is full (make room; nothing was changed)"),
+            ErrorCode::DiskFull => Error::unavailable("the disk is full (make room, and try again)"),
             ErrorCode::NotADatabase => Error::config("it is not an SQLite database (pass --db with another FILE)"),
             ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::new(
                 Kind::Permission,

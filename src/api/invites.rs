@@ -6,14 +6,18 @@ use crate::error::Result;
 use crate::http::{Answer, Request, Response};
 use crate::json;
 use crate::page::Pages;
-use crate::store::{InviteRow, Of, Revoked, Store, Writer};
+use crate::store::{InviteRow, Of, Revoked, Store, Use, Writer};
 
 /// Invites of one page of the list, and the most that there can be.
 const PAGE: (usize, usize) = (50, 200);
 
+/// A page ends early once its invites have been used so often: each use is shown.
+const USES: usize = 1_000;
+
 /// `GET /invites_api/invites`: the pending ones, oldest first; with `all=true` the others too.
 ///
-/// `limit` is the number on a page, `after` the token with which the page before ended, from `next`.
+/// `limit` is the most on a page, `after` the token with which the page before ended, from `next`: that alone tells whether
+/// there are more.
 pub fn list(pages: &Pages, store: &Store, request: &Request, key: &Key, now: i64) -> Result<Answer> {
     let bad = |field, why: &str| Ok(problem(pages, request, 400, "bad-field", why, Some(field)));
     let limit = match request.query_value("limit").map(|limit| limit.parse::<usize>()) {
@@ -36,11 +40,17 @@ pub fn list(pages: &Pages, store: &Store, request: &Request, key: &Key, now: i64
     let settings = HostSettings::read(store, &key.host)?;
     let source = key.source();
     let found = store.invites(Of::Source(&source), all, after, limit, now)?;
-    let next = (found.len() == limit).then(|| found.last().map(|invite| invite.token.clone())).flatten();
-    let mut invites = Vec::with_capacity(found.len());
-    for invite in &found {
-        invites.push(show(store, &settings, invite, now)?);
+    let (mut invites, mut uses, mut next) = (Vec::with_capacity(found.invites.len()), 0, found.next);
+    for invite in &found.invites {
+        let used = store.uses(&invite.token)?;
+        uses += used.len();
+        invites.push(show(&settings, invite, &used, now)?);
+        if uses >= USES && invites.len() < found.invites.len() {
+            next = Some((invite.number, invite.token.clone()));
+            break;
+        }
     }
+    let next = next.map(|(_, token)| token);
     let body = json::page(invites, next.as_deref());
     Ok(Answer::new("listed", Response::new(200).with_body(JSON, format!("{body}\n"))))
 }
@@ -51,7 +61,7 @@ pub fn one(pages: &Pages, store: &Store, request: &Request, key: &Key, token: &s
         return Ok(unknown(pages, request));
     };
     let settings = HostSettings::read(store, &key.host)?;
-    let body = show(store, &settings, &invite, now)?;
+    let body = show(&settings, &invite, &store.uses(&invite.token)?, now)?;
     Ok(Answer::new("listed", Response::new(200).with_body(JSON, format!("{body}\n"))))
 }
 
@@ -73,9 +83,9 @@ fn own(store: &Store, key: &Key, token: &str) -> Result<Option<InviteRow>> {
     Ok(store.invite(token)?.filter(|invite| invite.source == key.source()))
 }
 
-fn show(store: &Store, settings: &HostSettings, invite: &InviteRow, now: i64) -> Result<json::Json> {
+fn show(settings: &HostSettings, invite: &InviteRow, uses: &[Use], now: i64) -> Result<json::Json> {
     let (uri, url) = addresses(settings, invite)?;
-    Ok(json::invite(invite, &uri, &url, &store.uses(&invite.token)?, now))
+    Ok(json::invite(invite, &uri, &url, uses, now))
 }
 
 fn unknown(pages: &Pages, request: &Request) -> Answer {

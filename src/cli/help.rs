@@ -58,7 +58,8 @@ Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
 
 Deletes the API key ID of HOST. It is of no use from the next request on, also on a running server.
 Invites that were made with it stay good, unless --revoke-unused takes back those that nobody has
-used. Prints nothing; exit code 1 if there is no such key.
+used; if that is interrupted, the same command again goes on. Prints nothing; exit code 1 if there is
+no such key.
 ";
 
 pub const INVITE: &str = "\
@@ -117,8 +118,9 @@ Usage: invited import FILE [--db FILE]
 Brings in the API keys and the pending invites that Prosody's own modules have made, so that
 bookmarks and links that are out already go on working. FILE is Prosody's folder of a host or a file
 in it, such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
-All of it or nothing; prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has
-expired, is skipped.
+Everything is checked before anything is written; if the writing is interrupted, the same import
+again goes on. Prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has expired,
+is skipped.
 ";
 
 pub const SERVE: &str = "\

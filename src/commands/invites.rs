@@ -54,7 +54,7 @@ pub fn list(store: &mut Store, host: &Host, all: bool, json: bool) -> Result<()>
     loop {
         let page = store.invites(Of::Host(host), all, after, PAGE, now)?;
         let mut text = String::new();
-        for invite in &page {
+        for invite in &page.invites {
             if json {
                 let (uri, url) = addresses(&settings, invite)?;
                 let value = json::invite(invite, &uri, &url, &store.uses(&invite.token)?, now);
@@ -65,9 +65,9 @@ pub fn list(store: &mut Store, host: &Host, all: bool, json: bool) -> Result<()>
             first = false;
         }
         print(&text)?;
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = last.number,
-            _ => break,
+        match page.next {
+            Some((number, _)) => after = number,
+            None => break,
         }
     }
     if json { print(if first { "[]\n" } else { "\n]\n" }) } else { Ok(()) }

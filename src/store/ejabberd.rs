@@ -5,33 +5,70 @@
 
 use rusqlite::{Connection, params};
 
-use super::Tx;
+use super::steps::STEP;
+use super::{Store, Tx};
 use crate::error::{Error, Result};
 use crate::invite::{Invite, Kind};
 
 const TABLE: &str = include_str!("ejabberd.sql");
 const TRIGGERS: &str = include_str!("ejabberd_triggers.sql");
+const COPY: &str = include_str!("ejabberd_copy.sql");
+
+/// The row of `invited_meta` that is there until all of ejabberd's earlier invites are taken over.
+const UNCOPIED: &str = "ejabberd-uncopied";
 
 impl Tx<'_> {
-    /// Sees to it that ejabberd's table and our triggers on it are there, whoever of the two comes first.
+    /// Sees to it that ejabberd's table and our triggers on it are there, whoever of the two comes first. What is in the
+    /// table already is for [`Store::copy_ejabberd`].
     pub fn prepare_ejabberd(&self) -> Result<()> {
         if !exists(self.conn, "invite_token")? {
             self.conn.execute_batch(TABLE)?;
         }
-        let host = if has_server_host(self.conn)? {
-            "NEW.server_host"
-        } else {
-            if hosts(self.conn)? > 1 {
-                return Err(Error::refused(
-                    "this file is of another host of ejabberd's already (give each its own --db, or use sql_schema_multihost)",
-                ));
-            }
-            // Without the column the whole table is of one host: the one that says so.
-            "(SELECT host FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')"
-        };
-        self.conn.execute_batch(&TRIGGERS.replace("{NEW.HOST}", host))?;
+        if !has_server_host(self.conn)? && hosts(self.conn)? > 1 {
+            return Err(Error::refused(
+                "this file is of another host of ejabberd's already (give each its own --db, or use sql_schema_multihost)",
+            ));
+        }
+        self.conn.execute_batch(&TRIGGERS.replace("{NEW.HOST}", host_of_row(self.conn)?))?;
+        self.conn.execute("INSERT OR REPLACE INTO invited_meta (name, value) VALUES (?1, '')", [UNCOPIED])?;
         Ok(())
     }
+}
+
+impl Store {
+    /// Takes over what was in ejabberd's table before us, unless that is done: a step at a time, and again when the file is
+    /// opened should this be interrupted.
+    pub fn copy_ejabberd(&mut self) -> Result<()> {
+        if !self.conn.prepare_cached("SELECT 1 FROM invited_meta WHERE name = ?1")?.exists([UNCOPIED])? {
+            return Ok(());
+        }
+        let copy = COPY.replace("{NEW.HOST}", host_of_row(&self.conn)?);
+        self.step_through(
+            |store, last: Option<&String>| {
+                let mut query = store.conn.prepare_cached(
+                    "SELECT token FROM invite_token WHERE token > ?1 AND invitee = '' ORDER BY token LIMIT ?2",
+                )?;
+                let last = last.map_or("", String::as_str);
+                let rows = query.query_map(params![last, STEP as i64], |row| row.get(0))?;
+                Ok(rows.collect::<rusqlite::Result<_>>()?)
+            },
+            |tx, token| {
+                tx.conn.prepare_cached(&copy)?.execute([token])?;
+                Ok(())
+            },
+        )?;
+        self.write(|tx| tx.set_copied())
+    }
+}
+
+/// The host of a row of ejabberd's table, in SQL.
+fn host_of_row(conn: &Connection) -> Result<&'static str> {
+    // Without the column the whole table is of one host: the one that says so.
+    Ok(if has_server_host(conn)? {
+        "NEW.server_host"
+    } else {
+        "(SELECT host FROM invited_setting WHERE name = 'server' AND value = 'ejabberd')"
+    })
 }
 
 impl Tx<'_> {
@@ -47,6 +84,11 @@ impl Tx<'_> {
         for name in names {
             self.conn.execute_batch(&format!("DROP TRIGGER {name}"))?;
         }
+        self.set_copied()
+    }
+
+    fn set_copied(&self) -> Result<()> {
+        self.conn.execute("DELETE FROM invited_meta WHERE name = ?1", [UNCOPIED])?;
         Ok(())
     }
 }

@@ -14,16 +14,6 @@ BEGIN
             coalesce(CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER), 0));
 END;
 
--- Invites that were there before us; NEW is a row of the table here as well.
-INSERT OR IGNORE INTO invited_invite (token, host, kind, username, source, created_at, expires_at)
-SELECT NEW.token, {NEW.HOST},
-       CASE NEW.type WHEN 'R' THEN 'contact' WHEN 'S' THEN 'account-and-contact' WHEN 'T' THEN 'reset' ELSE 'account' END,
-       nullif(CASE WHEN NEW.type IN ('R', 'S') THEN NEW.username ELSE NEW.account_name END, ''),
-       CASE NEW.username WHEN '' THEN 'server' ELSE NEW.username || '@' || {NEW.HOST} END,
-       CAST(strftime('%s', NEW.created_at) AS INTEGER),
-       CAST(strftime('%s', NEW.expires, 'utc') AS INTEGER)
-  FROM invite_token AS NEW WHERE NEW.invitee = '';
-
 -- ejabberd keeps a fixed name from other invites, but lets this one register any name. It marks the invite before it makes
 -- the account: where the mark does not come about, it answers `conflict` and makes none.
 CREATE TRIGGER IF NOT EXISTS invited_ejabberd_other_name BEFORE UPDATE OF invitee ON invite_token

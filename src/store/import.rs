@@ -1,7 +1,9 @@
 //! Keys and invites from Prosody's own stores, `invite_api_keys` and `invite_token`, into our file.
 //!
-//! All of a source or nothing: what can't be read is found before anything is written, and the writing is one transaction.
+//! What can't be read, and what does not fit, is found before anything is written. The writing is done in steps: where it is
+//! interrupted, the same import again goes on.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
@@ -100,14 +102,47 @@ impl Store {
             }
             jobs.push(Job::read(item, now).map_err(|why| Error::internal(format!("{}: {why}", item.place)))?);
         }
-        self.write(|tx| {
-            let mut imported = Imported::default();
-            for job in &jobs {
-                tx.import(job, &mut imported)?;
-            }
-            Ok(imported)
-        })
+        self.check_keys(&jobs)?;
+        let mut imported = Imported::default();
+        self.in_steps(&jobs, |tx, job| tx.import(job, &mut imported))?;
+        Ok(imported)
     }
+
+    /// Fails if one id would be that of two keys.
+    fn check_keys(&self, jobs: &[Job]) -> Result<()> {
+        let mut seen: HashMap<&str, (&Host, &Digest)> = HashMap::new();
+        for job in jobs {
+            let Job::Key { host, id, digest, .. } = job else { continue };
+            let is_other = |(its_host, its_digest): (&Host, &Digest)| its_host != host || !its_digest.matches(digest);
+            let found = find_key(&self.conn, host, id, digest)?;
+            if found == Found::Other || seen.insert(id, (host, digest)).is_some_and(is_other) {
+                return Err(Error::refused(format!(
+                    "another key has the id '{}' already; nothing was imported (`invited delete` it first)",
+                    id.escape_debug()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is there under the id of a key.
+#[derive(PartialEq)]
+enum Found {
+    Nothing,
+    /// The very same key.
+    Same,
+    Other,
+}
+
+fn find_key(conn: &Connection, host: &Host, id: &str, digest: &Digest) -> Result<Found> {
+    let mut query = conn.prepare_cached("SELECT digest, host FROM invited_key WHERE id = ?1")?;
+    let found = query.query_row([id], |row| Ok((Digest::from_bytes(row.get(0)?), row.get::<_, String>(1)?)));
+    Ok(match found.optional()? {
+        None => Found::Nothing,
+        Some((earlier, its_host)) if earlier.matches(digest) && its_host == host.name() => Found::Same,
+        Some(_) => Found::Other,
+    })
 }
 
 enum Job<'a> {
@@ -152,28 +187,20 @@ impl Tx<'_> {
     fn import(&self, job: &Job, imported: &mut Imported) -> Result<()> {
         match job {
             Job::Expired => imported.skipped += 1,
-            Job::Key { host, id, digest, name, created_at } => {
-                let found = self.conn.query_row("SELECT digest, host FROM invited_key WHERE id = ?1", [id], |row| {
-                    Ok((Digest::from_bytes(row.get(0)?), row.get::<_, String>(1)?))
-                });
-                match found.optional()? {
-                    None => {
-                        let limits =
-                            super::KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
-                        self.add_key(host, id, digest, name.as_deref(), &limits, *created_at)?;
-                        imported.keys += 1;
-                    }
-                    Some((earlier, its_host)) if earlier.matches(digest) && its_host == host.name() => {
-                        imported.skipped += 1;
-                    }
-                    Some(_) => {
-                        return Err(Error::refused(format!(
-                            "another key has the id '{}' already; nothing was imported (`invited delete` it first)",
-                            id.escape_debug()
-                        )));
-                    }
+            Job::Key { host, id, digest, name, created_at } => match find_key(self.conn, host, id, digest)? {
+                Found::Nothing => {
+                    let limits = super::KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };
+                    self.add_key(host, id, digest, name.as_deref(), &limits, *created_at)?;
+                    imported.keys += 1;
                 }
-            }
+                Found::Same => imported.skipped += 1,
+                Found::Other => {
+                    return Err(Error::refused(format!(
+                        "another key got the id '{}' just now (`invited delete` it, and import again)",
+                        id.escape_debug()
+                    )));
+                }
+            },
             Job::Invite { host, user, token, kind, value } => {
                 let mut query = self.conn.prepare_cached("SELECT kind FROM invited_invite WHERE token = ?1")?;
                 let known: Option<String> = query.query_row([token], |row| row.get(0)).optional()?;

@@ -9,11 +9,10 @@ use super::{Store, Tx, ejabberd, prosody};
 use crate::error::Result;
 use crate::host::Host;
 use crate::invite::{Invite, Kind, tokens_in};
-use crate::key::Digest;
 use crate::views::Seen;
 
-/// How long the answer to a repeatable request is kept, in seconds: a day.
-const REQUEST_SECS: i64 = 86_400;
+/// The most invites that are looked at for one page, however few of them are shown: a request must not read for long.
+const SCAN: usize = 1_000;
 
 /// What has become of an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +28,9 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    const ALL: [State; 4] = [State::Pending, State::Used, State::Revoked, State::Expired];
+
     /// The word that is stored and shown.
     pub fn word(self) -> &'static str {
         match self {
@@ -104,6 +106,14 @@ pub struct Use {
     pub username: Option<String>,
 }
 
+/// Some invites of a list.
+pub struct InvitePage {
+    /// The invites, oldest first.
+    pub invites: Vec<InviteRow>,
+    /// Where the next page begins: after the invite of this number and token. None: this is the last one.
+    pub next: Option<(i64, String)>,
+}
+
 /// Whose invites are looked at.
 #[derive(Clone, Copy)]
 pub enum Of<'a> {
@@ -139,7 +149,7 @@ fn from_lines(text: Option<String>) -> Vec<String> {
 fn read(row: &Row) -> rusqlite::Result<InviteRow> {
     let kind: String = row.get(3)?;
     let state: String = row.get(13)?;
-    let stored_state = [State::Used, State::Revoked, State::Expired].into_iter().find(|found| found.word() == state);
+    let stored_state = State::ALL.into_iter().find(|found| found.word() == state);
     let mut invite = InviteRow {
         number: row.get(0)?,
         token: row.get(1)?,
@@ -201,23 +211,45 @@ impl Store {
         Ok(found.pop().filter(|_| found.is_empty()))
     }
 
-    /// At most `limit` invites that were made after the one of this number (0: from the first one), oldest first.
-    ///
-    /// `all` includes those that are no longer pending by `now`.
-    pub fn invites(&self, of: Of, all: bool, after: i64, limit: usize, now: i64) -> Result<Vec<InviteRow>> {
-        let (column, value) = match of {
-            Of::Host(host) => ("host", host.name()),
-            Of::Source(source) => ("source", source),
+    /// Invites that were made after the one of this number (0: from the first one), oldest first: `limit` of them, or those
+    /// among the next [`SCAN`] candidates. `all` includes those that are no longer pending by `now`.
+    pub fn invites(&self, of: Of, all: bool, after: i64, limit: usize, now: i64) -> Result<InvitePage> {
+        let select = |condition: &str| format!("SELECT {COLUMNS} FROM invited_invite WHERE number > ?1{condition}");
+        let of_state = |state: &State| select(&format!(" AND source = ?2 AND state = '{}'", state.word()));
+        let sql = match of {
+            Of::Host(_) => select(""),
+            Of::Source(_) if !all => of_state(&State::Pending),
+            // Those of each state come in order from the index, and SQLite merges them.
+            Of::Source(_) => State::ALL.each_ref().map(of_state).join(" UNION ALL "),
         };
-        let sql = format!(
-            "SELECT {COLUMNS} FROM invited_invite WHERE {column} = ?1 AND number > ?2
-                AND (?3 OR (state = 'pending' AND (expires_at >= ?4 OR kind = 'unread'))) ORDER BY number LIMIT ?5"
-        );
-        let mut query = self.conn.prepare_cached(&sql)?;
-        let rows = query.query_map(params![value, after, all, now, limit as i64], read)?;
-        let mut invites: Vec<InviteRow> = rows.collect::<rusqlite::Result<_>>()?;
-        invites.retain(|invite| all || invite.state(now) == State::Pending || invite.unread);
-        Ok(invites)
+        let mut query = self.conn.prepare_cached(&format!("{sql} ORDER BY number"))?;
+        let mut rows = match of {
+            Of::Host(_) => query.query([after])?,
+            Of::Source(source) => query.query(params![after, source])?,
+        };
+        let mut page = InvitePage { invites: Vec::new(), next: None };
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            let number: i64 = row.get(0)?;
+            seen += 1;
+            let is_wanted = match of {
+                Of::Host(host) => row.get_ref(2)?.as_str().is_ok_and(|its_host| its_host == host.name()),
+                Of::Source(_) => true,
+            };
+            // Of those that have ended no more is read.
+            let is_pending = row.get_ref(13)?.as_str().is_ok_and(|state| state == State::Pending.word());
+            if is_wanted && (all || is_pending) {
+                let invite = read(row)?;
+                if all || invite.unread || invite.state(now) == State::Pending {
+                    page.invites.push(invite);
+                }
+            }
+            if page.invites.len() == limit || seen == SCAN {
+                page.next = Some((number, row.get(1)?));
+                break;
+            }
+        }
+        Ok(page)
     }
 
     /// The uses of an invite, oldest first.
@@ -225,35 +257,6 @@ impl Store {
         let mut query =
             self.conn.prepare_cached("SELECT used_at, username FROM invited_use WHERE token = ?1 ORDER BY number")?;
         let rows = query.query_map([token], |row| Ok(Use { used_at: row.get(0)?, username: row.get(1)? }))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
-    /// The tokens of at most `limit` invites that have expired without being marked so, of one host or of all, after
-    /// the one of this number; each with its number.
-    pub(super) fn overdue(
-        &self,
-        host: Option<&Host>,
-        after: i64,
-        limit: usize,
-        now: i64,
-    ) -> Result<Vec<(i64, String)>> {
-        let mut query = self.conn.prepare_cached(
-            "SELECT number, token FROM invited_invite
-              WHERE number > ?1 AND state = 'pending' AND kind <> 'unread' AND expires_at < ?2
-                AND (?3 IS NULL OR host = ?3) ORDER BY number LIMIT ?4",
-        )?;
-        let host = host.map(Host::name);
-        let rows = query.query_map(params![after, now, host, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
-    /// The tokens of at most `limit` invites that ended before a time.
-    pub(super) fn ended_before(&self, after: i64, limit: usize, before: i64) -> Result<Vec<(i64, String)>> {
-        let mut query = self.conn.prepare_cached(
-            "SELECT number, token FROM invited_invite
-              WHERE number > ?1 AND state <> 'pending' AND ended_at < ?2 ORDER BY number LIMIT ?3",
-        )?;
-        let rows = query.query_map(params![after, before, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -312,11 +315,11 @@ impl Tx<'_> {
         Ok(Revoked::Done)
     }
 
-    /// Marks a pending invite as ended, and takes it from the server. The mark comes first: the triggers on the server's
+    /// Marks a pending invite as ended, unless it should expire and is valid still, and takes it from the server. The mark comes first: the triggers on the server's
     /// tables take a row that goes while its invite is pending for a use.
     pub(super) fn end(&self, token: &str, state: State, now: i64) -> Result<()> {
         let mut update = self.conn.prepare_cached(
-            "UPDATE invited_invite SET state = ?2, ended_at = ?3 WHERE token = ?1 AND state = 'pending'
+            "UPDATE invited_invite SET state = ?2, ended_at = ?3 WHERE token = ?1 AND state = 'pending' AND (?2 <> 'expired' OR expires_at < ?3)
              RETURNING host, username",
         )?;
         let ended = update.query_row(params![token, state.word(), now], |row| {
@@ -327,20 +330,6 @@ impl Tx<'_> {
             ejabberd::delete(self.conn, token)?;
         }
         Ok(())
-    }
-
-    /// Takes back what a source made and nobody has used; the number of such invites.
-    pub fn revoke_unused(&self, source: &str, now: i64) -> Result<usize> {
-        let mut query = self.conn.prepare(
-            "SELECT token FROM invited_invite
-              WHERE source = ?1 AND state = 'pending' AND uses_left = uses AND expires_at >= ?2",
-        )?;
-        let tokens = query.query_map(params![source, now], |row| row.get(0))?;
-        let tokens: Vec<String> = tokens.collect::<rusqlite::Result<_>>()?;
-        for token in &tokens {
-            self.end(token, State::Revoked, now)?;
-        }
-        Ok(tokens.len())
     }
 
     /// Adds what was seen of an invite's page to its counts.
@@ -386,32 +375,6 @@ impl Tx<'_> {
             invite.created_at,
             invite.expires_at,
         ])?;
-        Ok(())
-    }
-
-    /// The invite that a request of this name made within the last day, and the digest of that request.
-    pub fn earlier_request(&self, source: &str, name: &str, now: i64) -> Result<Option<(String, Digest)>> {
-        let mut query = self.conn.prepare_cached(
-            "SELECT token, digest FROM invited_request WHERE source = ?1 AND name = ?2 AND created_at > ?3",
-        )?;
-        let row = query.query_row(params![source, name, now - REQUEST_SECS], |row| {
-            Ok((row.get(0)?, Digest::from_bytes(row.get(1)?)))
-        });
-        Ok(row.optional()?)
-    }
-
-    /// Keeps what a request made, for when it comes again.
-    pub fn remember_request(&self, source: &str, name: &str, digest: &Digest, token: &str, now: i64) -> Result<()> {
-        let mut insert = self.conn.prepare_cached(
-            "INSERT OR REPLACE INTO invited_request (source, name, digest, token, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        insert.execute(params![source, name, digest.as_bytes(), token, now])?;
-        Ok(())
-    }
-
-    /// Removes what is kept of requests that can't come again.
-    pub(super) fn forget_requests(&self, now: i64) -> Result<()> {
-        self.conn.execute("DELETE FROM invited_request WHERE created_at <= ?1", [now - REQUEST_SECS])?;
         Ok(())
     }
 }

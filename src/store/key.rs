@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::{Store, Tx};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::invite::Allow;
+use crate::invite::{Allow, Invite};
 use crate::key::Digest;
 
 /// An API key as it is listed.
@@ -23,7 +23,7 @@ pub struct KeyRow {
     pub allow: String,
     /// Invites in any 24 hours; none: no limit.
     pub per_day: Option<u32>,
-    /// Invites that it has made.
+    /// Invites that it has made, but for those that are forgotten.
     pub invites: i64,
     /// When it made the last one, in Unix seconds.
     pub last_used_at: Option<i64>,
@@ -72,9 +72,12 @@ impl Store {
     /// The keys of a host, oldest first.
     pub fn keys(&self, host: &Host) -> Result<Vec<KeyRow>> {
         let mut query = self.conn.prepare(
-            "SELECT k.id, k.name, k.created_at, k.expires_at, k.allow, k.per_day, count(i.number), max(i.created_at)
-               FROM invited_key AS k LEFT JOIN invited_invite AS i ON i.source = 'api/token/' || k.id
-              WHERE k.host = ?1 GROUP BY k.number ORDER BY k.number",
+            // All of the inner part is in an index.
+            "SELECT id, name, created_at, expires_at, allow, per_day, invites,
+                    (SELECT created_at FROM invited_invite WHERE number = newest)
+               FROM (SELECT k.*, count(i.number) AS invites, max(i.number) AS newest
+                       FROM invited_key AS k LEFT JOIN invited_invite AS i ON i.source = 'api/token/' || k.id
+                      WHERE k.host = ?1 GROUP BY k.number) ORDER BY number",
         )?;
         let rows = query.query_map([host.name()], |row| {
             Ok(KeyRow {
@@ -140,14 +143,28 @@ impl Tx<'_> {
 
     /// In how many seconds a source may make its next invite, given its limit in any 24 hours; none: at once.
     pub fn wait_secs(&self, source: &str, per_day: u32, now: i64) -> Result<Option<i64>> {
-        // The invite that is as many back as there may be: unless it is a day old, the limit is reached. What is of the far
-        // future was made before the clock was set right.
+        // The invite that is as many back as there may be: unless it is a day old, the limit is reached. One of the far future
+        // was made before the clock was set right.
         let mut query = self.conn.prepare_cached(
-            "SELECT created_at FROM invited_invite WHERE source = ?1 AND created_at <= ?3 ORDER BY number DESC LIMIT 1 OFFSET ?2",
+            "SELECT created_at FROM invited_invite
+              WHERE source = ?1 AND nth <= 1 - ?2 +
+                    (SELECT max(nth) FROM invited_invite WHERE source = ?1 AND nth IS NOT NULL)
+              ORDER BY nth DESC LIMIT 1",
         )?;
-        let created_at: Option<i64> =
-            query.query_row(params![source, per_day.saturating_sub(1), now + 86_400], |row| row.get(0)).optional()?;
+        let created_at: Option<i64> = query.query_row(params![source, per_day], |row| row.get(0)).optional()?;
+        let created_at = created_at.filter(|created_at| *created_at <= now.saturating_add(86_400));
         let wait = created_at.map_or(0, |created_at| created_at.saturating_add(86_400).saturating_sub(now));
         Ok((wait > 0).then(|| wait.min(86_400)))
+    }
+
+    /// Counts a new invite for [`Tx::wait_secs`].
+    pub fn count_invite(&self, invite: &Invite) -> Result<()> {
+        let mut count = self.conn.prepare_cached(
+            "UPDATE invited_invite
+                SET nth = 1 + coalesce((SELECT max(nth) FROM invited_invite WHERE source = ?1 AND nth IS NOT NULL), 0)
+              WHERE token = ?2",
+        )?;
+        count.execute([&invite.source, &invite.token])?;
+        Ok(())
     }
 }

@@ -1,8 +1,12 @@
-//! Housekeeping: what has expired goes from the server's tables, what is long over from ours.
+//! Invites whose time has come: what has expired goes from the server's tables, what is long over from ours, and what a
+//! deleted key made is taken back.
 //!
-//! In small transactions, so that the write lock is never held for long: the XMPP server does not wait for it.
+//! In steps, so that the write lock is never held for long: the XMPP server does not wait for it.
+
+use rusqlite::{Row, params};
 
 use super::invite::State;
+use super::steps::STEP;
 use super::{Store, Tx};
 use crate::error::Result;
 use crate::host::Host;
@@ -10,8 +14,19 @@ use crate::host::Host;
 /// How long an invite is remembered after its end, in seconds: a year.
 const HISTORY_SECS: i64 = 365 * 86_400;
 
-/// Invites of one transaction.
-const STEP: usize = 32;
+/// An invite whose time has come.
+struct Due {
+    number: i64,
+    token: String,
+    /// When it expired or ended, in Unix seconds.
+    at: i64,
+}
+
+impl Due {
+    fn read(row: &Row) -> rusqlite::Result<Due> {
+        Ok(Due { number: row.get(0)?, token: row.get(1)?, at: row.get(2)? })
+    }
+}
 
 /// What was done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,47 +40,83 @@ pub struct Pruned {
 impl Store {
     /// Reads what the XMPP server has written since the last time, so that it is listed and pruned like our own.
     pub fn catch_up(&mut self) -> Result<()> {
-        loop {
-            let unread = self.unread(STEP)?;
-            if unread.is_empty() {
-                return Ok(());
-            }
-            self.write(|tx| unread.iter().try_for_each(|invite| tx.keep_read(invite)))?;
-        }
+        self.step_through(|store, _| store.unread(STEP), |tx, invite| tx.keep_read(invite))?;
+        Ok(())
     }
 
     /// Prunes one host, or all.
     pub fn prune(&mut self, host: Option<&Host>, now: i64) -> Result<Pruned> {
         self.catch_up()?;
         let expired = self.step_through(
-            |store, after| store.overdue(host, after, STEP, now),
-            |tx, _, token| tx.end(token, State::Expired, now),
+            |store, last| store.overdue(host, last, now),
+            |tx, invite| tx.end(&invite.token, State::Expired, now),
         )?;
         let forgotten = self.step_through(
-            |store, after| store.ended_before(after, STEP, now - HISTORY_SECS),
-            |tx, number, token| tx.forget(number, token),
+            |store, _| store.ended_before(now - HISTORY_SECS),
+            |tx, invite| tx.forget(invite.number, &invite.token),
         )?;
-        self.write(|tx| {
-            tx.forget_requests(now)?;
-            tx.erase_left_behind(now)
-        })?;
+        self.step_through(
+            |store, _| store.old_requests(now),
+            |tx, (source, name)| tx.forget_request(source, name, now),
+        )?;
+        self.write(|tx| tx.erase_left_behind(now))?;
         Ok(Pruned { expired, forgotten })
     }
 
-    fn step_through(
-        &mut self,
-        find: impl Fn(&Store, i64) -> Result<Vec<(i64, String)>>,
-        job: impl Fn(&Tx, i64, &str) -> Result<()>,
-    ) -> Result<usize> {
-        let (mut after, mut count) = (0, 0);
-        loop {
-            let found = find(self, after)?;
-            let Some((last, _)) = found.last() else {
-                return Ok(count);
-            };
-            after = *last;
-            count += found.len();
-            self.write(|tx| found.iter().try_for_each(|(number, token)| job(tx, *number, token)))?;
-        }
+    /// Some invites that have expired without being marked so, of one host or of all, after this one.
+    fn overdue(&self, host: Option<&Host>, after: Option<&Due>, now: i64) -> Result<Vec<Due>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT number, token, expires_at FROM invited_invite
+              WHERE state = 'pending' AND kind <> 'unread' AND expires_at < ?1 AND (expires_at, number) > (?2, ?3)
+                AND (?4 IS NULL OR host = ?4) ORDER BY expires_at, number LIMIT ?5",
+        )?;
+        let (at, number) = after.map_or((i64::MIN, 0), |invite| (invite.at, invite.number));
+        let rows = query.query_map(params![now, at, number, host.map(Host::name), STEP as i64], Due::read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Some invites that ended before a time.
+    fn ended_before(&self, before: i64) -> Result<Vec<Due>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT number, token, ended_at FROM invited_invite
+              WHERE state <> 'pending' AND ended_at < ?1 ORDER BY ended_at LIMIT ?2",
+        )?;
+        let rows = query.query_map(params![before, STEP as i64], Due::read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Some invites of a source that nobody has used, after this one.
+    fn unused(&self, host: &Host, source: &str, after: Option<&Due>, now: i64) -> Result<Vec<Due>> {
+        let mut query = self.conn.prepare_cached(
+            "SELECT number, token, expires_at FROM invited_invite
+              WHERE source = ?1 AND state = 'pending' AND number > ?2 AND host = ?3 AND uses_left = uses AND expires_at >= ?4
+              ORDER BY number LIMIT ?5",
+        )?;
+        let after = after.map_or(0, |invite| invite.number);
+        let rows = query.query_map(params![source, after, host.name(), now, STEP as i64], Due::read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Whether [`Store::revoke_unused`] would find any.
+    pub fn has_unused(&self, host: &Host, source: &str, now: i64) -> Result<bool> {
+        Ok(!self.unused(host, source, None, now)?.is_empty())
+    }
+
+    /// Takes back what a source made and nobody has used.
+    pub fn revoke_unused(&mut self, host: &Host, source: &str, now: i64) -> Result<()> {
+        self.step_through(
+            |store, last| store.unused(host, source, last, now),
+            |tx, invite| tx.end_unused(&invite.token, now),
+        )?;
+        Ok(())
+    }
+}
+
+impl Tx<'_> {
+    /// Takes an invite back unless somebody has used it meanwhile.
+    fn end_unused(&self, token: &str, now: i64) -> Result<()> {
+        let mut unused =
+            self.conn.prepare_cached("SELECT 1 FROM invited_invite WHERE token = ?1 AND uses_left = uses")?;
+        if unused.exists([token])? { self.end(token, State::Revoked, now) } else { Ok(()) }
     }
 }

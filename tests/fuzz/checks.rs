@@ -248,7 +248,7 @@ pub fn import(bytes: &[u8]) {
     let host = Host::parse("example.com").unwrap();
     if store.import(&items, now).is_ok() {
         store.catch_up().unwrap();
-        for invite in store.invites(Of::Host(&host), true, 0, 1_000, now).unwrap() {
+        for invite in store.invites(Of::Host(&host), true, 0, 1_000, now).unwrap().invites {
             if invite.state(now) == State::Pending {
                 let _ = duration::show(invite.expires_at - now);
             }

@@ -32,7 +32,7 @@ with_both_releases! {
 const HOST: &str = "example.com";
 
 /// All words that there are, as the README lists them.
-const CHECKS: [&str; 30] = [
+const CHECKS: [&str; 31] = [
     "clock",
     "file",
     "mode",
@@ -45,6 +45,7 @@ const CHECKS: [&str; 30] = [
     "lock",
     "settings",
     "triggers",
+    "sandbox",
     "xmpp",
     "tls",
     "certificate",

@@ -35,4 +35,5 @@ mod register_wire;
 mod serve;
 mod setup;
 mod start;
+mod steps;
 mod tidy;
