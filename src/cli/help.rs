@@ -56,10 +56,9 @@ With --json, all that is known of them: limits, number of invites, last use.
 pub const DELETE: &str = "\
 Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
 
-Deletes the API key ID of HOST. It is of no use from the next request on, also on a running server.
-Invites that were made with it stay good, unless --revoke-unused takes back those that nobody has
-used; if that is interrupted, the same command again goes on. Prints nothing; exit code 1 if there is
-no such key.
+Deletes the API key ID of HOST, at once on a running server too. Invites that were made with it stay
+valid, unless --revoke-unused revokes those that nobody has used; if that is interrupted, the same
+command goes on with it. Prints nothing; exit code 1 if there is no such key.
 ";
 
 pub const INVITE: &str = "\
@@ -115,12 +114,12 @@ year ago; of all hosts, or of one. A running server does the same once an hour.
 pub const IMPORT: &str = "\
 Usage: invited import FILE [--db FILE]
 
-Brings in the API keys and the pending invites that Prosody's own modules have made, so that
-bookmarks and links that are out already go on working. FILE is Prosody's folder of a host or a file
-in it, such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
-Everything is checked before anything is written; if the writing is interrupted, the same import
-again goes on. Prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has expired,
-is skipped.
+Imports the API keys and the pending invites that Prosody's own modules have made, so that bookmarks
+and links that are out already go on working. FILE is Prosody's folder of a host or a file in it,
+such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
+Everything is checked before anything is written; if the writing is interrupted, the same command
+goes on with it. Prints what was imported: `2 keys, 5 invites, 0 skipped`. What is here already, or
+has expired, is skipped.
 ";
 
 pub const SERVE: &str = "\
