@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::client::Clients;
+use crate::gate::network;
 use crate::http::Request;
 
 /// Misses of one sort that an address may have within [`WINDOW_SECS`].
@@ -82,17 +83,6 @@ impl Limiter {
             What::Name => &self.names,
         };
         misses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What an address is counted by: one of IPv6 by its network (/64), of which a client has all addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        address => address,
     }
 }
 

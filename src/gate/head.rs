@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use super::socket::Door;
 use super::{DOOR, PEER};
+use crate::secret::Secret;
 
 /// The most header lines of a request.
 const HEADERS: usize = 64;
@@ -25,6 +26,9 @@ const PASSED: &[&str] = &[
 
 /// The same for what proxies write: several of one name are one list, whose last entry is the nearest proxy's.
 const LISTS: &[&str] = &["x-forwarded-for", "forwarded"];
+
+/// Room for the lines that the gate adds to a head.
+const COMPLETION: usize = 128;
 
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +51,8 @@ pub const HEAD_TOO_LARGE: Refusal = refuse(431, "gate-head-too-large");
 /// A head that was found good.
 #[derive(Debug)]
 pub struct Head {
-    /// Written anew, up to and without the lines for the peer and the body's length.
-    pub rewritten: String,
+    /// Written anew for the loop behind the gate; whole once it is [`Head::completed`].
+    pub rewritten: Secret<String>,
     /// Bytes of body that follow.
     pub body: usize,
     /// Whether the answer to it has no body, its method being `HEAD`.
@@ -98,18 +102,20 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     };
     let is_new = version == 1;
     let headers = Headers(request.headers);
-    let connection = headers.words("connection");
     if headers.count("host") > 1 || (is_new && headers.count("host") == 0) {
         return Err(refuse(400, "gate-host"));
     }
     let (body, expects_continue) = body(&headers, body_max)?;
-    let mut rewritten = format!("{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
+    // With room for all that came, so that it does not grow, and leave copies of keys behind.
+    let mut rewritten = Secret::new(String::with_capacity(bytes.len() + COMPLETION));
+    let _ = write!(rewritten, "{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
     let mut pass = |name: &str, value: &[u8]| {
         // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
         // one that is good. (ASCII has a control character for just that: SUB.)
         let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
-        let value: String = value.trim_ascii().iter().map(ascii).collect();
-        let _ = write!(rewritten, "{name}: {value}\r\n");
+        rewritten.extend([name, ": "]);
+        rewritten.extend(value.trim_ascii().iter().map(ascii));
+        rewritten.push_str("\r\n");
     };
     for name in LISTS {
         if let Some(value) = headers.all(name).last() {
@@ -121,7 +127,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
             pass(name, value);
         }
     }
-    let has = |word: &str| connection.iter().any(|found| found == word);
+    let has = |word: &str| headers.has_word("connection", word);
     Ok(Head {
         rewritten,
         body,
@@ -131,16 +137,15 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     })
 }
 
-/// The whole request as the loop behind the gate gets it.
-pub fn rewrite(head: &Head, peer: &str, door: Door, body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(head.rewritten.len() + 64 + body.len());
-    bytes.extend_from_slice(head.rewritten.as_bytes());
-    if door == Door::Admin {
-        bytes.extend_from_slice(format!("{DOOR}: admin\r\n").as_bytes());
+impl Head {
+    /// Adds what the gate knows: who the client is, by which door it came, and how long the body is.
+    pub fn completed(mut self, peer: &str, door: Door) -> Head {
+        if door == Door::Admin {
+            let _ = write!(self.rewritten, "{DOOR}: admin\r\n");
+        }
+        let _ = write!(self.rewritten, "{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", self.body);
+        self
     }
-    bytes.extend_from_slice(format!("{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
-    bytes.extend_from_slice(body);
-    bytes
 }
 
 /// The target as path and query, whichever legal form it came in (RFC 9112 section 3.2).
@@ -214,12 +219,10 @@ impl Headers<'_> {
         Ok(first)
     }
 
-    /// The words of a list, in lower case.
-    fn words(&self, name: &str) -> Vec<String> {
-        let lists = self.all(name).map(String::from_utf8_lossy);
-        lists
-            .flat_map(|list| list.split(',').map(|word| word.trim().to_ascii_lowercase()).collect::<Vec<_>>())
-            .collect()
+    /// Whether a list has this word, in any case.
+    fn has_word(&self, name: &str, word: &str) -> bool {
+        let mut words = self.all(name).flat_map(|list| list.split(|byte| *byte == b','));
+        words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }
 }
 
@@ -288,10 +291,9 @@ mod tests {
         let request = String::from_utf8_lossy(request).replace("example?x", "example/?x");
         let head = read(request.as_bytes(), 100).unwrap();
         assert!(!head.keep_alive);
-        let written = String::from_utf8(rewrite(&head, "::1", Door::Guests, b"abc")).unwrap();
         assert_eq!(
-            written,
-            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
+            head.completed("::1", Door::Guests).rewritten.as_str(),
+            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\n"
         );
     }
 

@@ -23,6 +23,7 @@ mod gate;
 mod invites;
 mod kinds;
 mod log;
+mod memory;
 mod page;
 mod prosody;
 mod register;
