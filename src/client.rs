@@ -3,6 +3,7 @@
 //! Pure. A proxy is believed where the admin says so, and only from this machine or a private network, and then only in its
 //! last entry: clients can send all the others. The address of a proxy is never taken for that of a client.
 
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::gate::{PEER, UNIX_PEER};
@@ -96,8 +97,8 @@ fn is_private(address: IpAddr) -> bool {
 /// The address in the last element of a `Forwarded` list (RFC 7239 section 4).
 fn forwarded(list: &str) -> Option<IpAddr> {
     // From the end, so that nothing before the last element can change how it is read.
-    let last = split_quoted(list, ',').pop()?;
-    let mut found = split_quoted(last, ';').into_iter().filter_map(|pair| {
+    let last = rsplit_quoted(list, ',').next()?;
+    let mut found = rsplit_quoted(last, ';').filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         name.trim().eq_ignore_ascii_case("for").then(|| value.trim())
     });
@@ -106,22 +107,23 @@ fn forwarded(list: &str) -> Option<IpAddr> {
     node(value.strip_prefix('"').map_or(Some(value), |value| value.strip_suffix('"'))?)
 }
 
-/// The pieces of a list whose separators do not count within quotes, looked for from its end.
-fn split_quoted(list: &str, separator: char) -> Vec<&str> {
-    let bytes = list.as_bytes();
-    let (mut pieces, mut end, mut is_quoted) = (Vec::new(), list.len(), false);
-    for (at, found) in list.char_indices().rev() {
-        if found == '"' {
-            let backslashes = bytes[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
-            is_quoted ^= backslashes % 2 == 0;
-        } else if found == separator && !is_quoted {
-            pieces.push(list[at + 1..end].trim());
-            end = at;
+/// The pieces of a list whose separators do not count within quotes, from its end.
+fn rsplit_quoted(list: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut rest = Some(list);
+    iter::from_fn(move || {
+        let list = rest.take()?;
+        let mut is_quoted = false;
+        for (at, found) in list.char_indices().rev() {
+            if found == '"' {
+                let backslashes = list.as_bytes()[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+                is_quoted ^= backslashes % 2 == 0;
+            } else if found == separator && !is_quoted {
+                rest = Some(&list[..at]);
+                return Some(list[at + 1..].trim());
+            }
         }
-    }
-    pieces.push(list[..end].trim());
-    pieces.reverse();
-    pieces
+        Some(list.trim())
+    })
 }
 
 /// An address with or without brackets and port; none for `unknown` and for a hidden one such as `_proxy` (RFC 7239

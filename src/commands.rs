@@ -200,7 +200,7 @@ fn create_key(store: &mut Store, host: &Host, name: Option<&str>, limits: &KeyLi
 
 /// Says something on stderr that is no result and no failure.
 fn note(text: impl Display) {
-    let _ = writeln!(log::stderr(), "invited: {text}");
+    let _ = writeln!(io::stderr(), "invited: {text}");
 }
 
 /// Writes a result. A reader that has gone, as in `invited list HOST | head -1`, is no failure.

@@ -1,18 +1,17 @@
 //! The public listener: lets only whole, bounded, well-formed requests through to the tiny_http loop.
 //!
-//! A thread with a small stack serves each connection, at most [`Limits::connections`] of them; when all are taken, the
-//! connection that has waited longest for its client gives way to the new one. A request is read whole under a deadline,
-//! checked strictly (`gate/head.rs`), handed on over one of the private connections (`gate/upstream.rs`), and the answer is
-//! written under a deadline. Knows no routes and no store.
+//! A thread with a small stack serves each connection, at most [`Limits::connections`] of them; when all are taken, one that
+//! waits for its client gives way to the new one (`gate/places.rs`). A request is read whole under a deadline, checked
+//! strictly (`gate/head.rs`), handed on over one of the private connections (`gate/upstream.rs`), and the answer is written
+//! under a deadline. Knows no routes and no store.
 
 mod connection;
 pub mod head;
+mod places;
 pub mod socket;
 mod upstream;
 
-use std::collections::HashMap;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -24,8 +23,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::log::{self, Level};
 use crate::metrics::Metrics;
 
+use places::{Places, Quota};
 use socket::Stream;
-pub use socket::{Door, Listener, UNIX_PEER};
+pub use socket::{Door, Listener, UNIX_PEER, network};
 pub use upstream::Upstream;
 
 /// The header in which the gate tells the handlers the client's address; a client's own copy of it never gets through.
@@ -34,11 +34,18 @@ pub const PEER: &str = "x-invited-peer";
 /// The header in which the gate tells the handlers that a request came by the admin's door.
 pub const DOOR: &str = "x-invited-door";
 
-/// The stack of a connection's thread. What it reads and writes is on the heap.
-const STACK: usize = 128 * 1024;
+/// The stack of a connection's thread. What it reads and writes is on the heap, and a fraction of this is ever touched. The
+/// C library keeps 40 MB of stacks of threads that have ended: the larger they are, the less memory that is.
+const STACK: usize = 512 * 1024;
 
 /// The most connections that wait to be accepted; the system has a bound of its own.
 const BACKLOG: i32 = 4096;
+
+/// The most dismissed connections that may still be there beside [`Limits::connections`].
+const LEAVING: usize = 64;
+
+/// How long a client may take to send a large request while others wait for its share.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How long at the end the first request of a new connection is waited for.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -51,6 +58,12 @@ pub struct Limits {
     pub head: usize,
     /// Bytes of a request's body.
     pub body: usize,
+    /// Bytes of a head, a body or an answer that each connection may have; larger ones share the following two.
+    pub small: usize,
+    /// Bytes of all large heads and bodies.
+    pub requests: usize,
+    /// Bytes of all large answers that clients have not taken.
+    pub answers: usize,
     /// From the first byte of a request to its last.
     pub request: Duration,
     /// Between requests.
@@ -68,6 +81,9 @@ pub const LIMITS: Limits = Limits {
     connections: 512,
     head: 16 * 1024,
     body: 64 * 1024,
+    small: 4 * 1024,
+    requests: 1024 * 1024,
+    answers: 2 * 1024 * 1024,
     request: Duration::from_secs(10),
     idle: Duration::from_secs(15),
     answer: Duration::from_secs(10),
@@ -81,27 +97,8 @@ struct Gate {
     limits: Limits,
     upstream: Upstream,
     metrics: Arc<Metrics>,
-    open: Mutex<Open>,
+    open: Mutex<Places>,
     changed: Condvar,
-}
-
-struct Open {
-    next: u64,
-    connections: HashMap<u64, Connection>,
-    /// Set at the end: no connection is kept for another request.
-    draining: bool,
-    /// When the last connection came or went.
-    active: Instant,
-}
-
-struct Connection {
-    stream: Arc<Stream>,
-    /// Since when it waits for its client, to send or to take; none while a worker has its request.
-    waiting: Option<Instant>,
-    /// It was told to give way and is about to go.
-    dismissed: bool,
-    /// Its first request has not come yet.
-    fresh: bool,
 }
 
 /// Raises the limit of open files as far as it goes: a connection takes one, and the database some more.
@@ -123,6 +120,7 @@ pub fn run(
 ) -> io::Result<()> {
     for listener in listeners {
         listener.set_nonblocking()?;
+        listener.bound_buffers()?;
         // The standard library lets 128 connections queue up. Where a burst finds no room, its clients try again a second later.
         rustix::net::listen(listener, BACKLOG)?;
     }
@@ -161,7 +159,7 @@ pub fn run(
 pub fn run_one(connection: OwnedFd, upstream: Upstream, metrics: &Arc<Metrics>, limits: Limits) -> io::Result<()> {
     let gate = Gate::new(limits, upstream, metrics);
     let stream = Arc::new(Stream::inherited(connection)?);
-    let id = gate.enter(&mut gate.lock(), Arc::clone(&stream));
+    let id = gate.enter(&mut gate.lock(), &stream);
     connection::serve(&gate, id, &stream, Door::Guests);
     Ok(())
 }
@@ -184,7 +182,7 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
             Err(error) => {
                 // No more files, most likely: one connection less, a short pause, and on.
                 log::event(Level::Error, &[("event", &"accept-failed"), ("detail", &error)]);
-                gate.dismiss_one(&mut gate.lock());
+                gate.lock().dismiss_one(Quota::Connections, None, 0, Duration::ZERO);
                 thread::sleep(Duration::from_millis(50));
                 return;
             }
@@ -194,32 +192,44 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
 
 impl Gate {
     fn new(limits: Limits, upstream: Upstream, metrics: &Arc<Metrics>) -> Arc<Gate> {
-        let open = Open { next: 0, connections: HashMap::new(), draining: false, active: Instant::now() };
-        let metrics = Arc::clone(metrics);
-        Arc::new(Gate { limits, upstream, metrics, open: Mutex::new(open), changed: Condvar::new() })
+        let (open, metrics) = (Mutex::new(Places::new()), Arc::clone(metrics));
+        Arc::new(Gate { limits, upstream, metrics, open, changed: Condvar::new() })
     }
 
     /// How long there may be no connection from now on; all of it while there is one.
     fn idle_left(&self, limit: Duration) -> Duration {
         let open = self.lock();
-        if open.connections.is_empty() { limit.saturating_sub(open.active.elapsed()) } else { limit }
+        if open.count() == 0 { limit.saturating_sub(open.active.elapsed()) } else { limit }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a new connection its thread, as soon as there is a place.
     fn admit(self: &Arc<Self>, stream: Stream, door: Door) {
-        let stream = Arc::new(stream);
+        let network = stream.network();
+        let deadline = Instant::now() + self.limits.worker;
         let mut open = self.lock();
-        while open.connections.len() >= self.limits.connections {
-            self.dismiss_one(&mut open);
-            // Where all are being answered, the new one waits for the first that ends.
-            open =
-                self.changed.wait_timeout(open, Duration::from_millis(100)).unwrap_or_else(PoisonError::into_inner).0;
+        while open.count() >= self.limits.connections {
+            let is_made = open.staying(Quota::Connections) < self.limits.connections
+                || open.dismiss_one(Quota::Connections, network, 1, Duration::ZERO);
+            // A dismissed connection ends at once. Waiting for each would make a flood starve everybody in the queue.
+            if is_made && open.count() < self.limits.connections + LEAVING {
+                break;
+            }
+            // A crowd whose requests are all being answered has its share: others in the queue must not wait for it. If all
+            // come from one address, as behind a proxy, the new one waits for the first that ends.
+            if !is_made && (!open.are_all_from(network) || Instant::now() >= deadline) {
+                drop(open);
+                return connection::turn_away(&stream, &self.metrics);
+            }
+            open.admitting = true;
+            open = self.wait(open, Duration::from_millis(100));
+            open.admitting = false;
         }
-        let id = self.enter(&mut open, Arc::clone(&stream));
+        let stream = Arc::new(stream);
+        let id = self.enter(&mut open, &stream);
         drop(open);
         let gate = Arc::clone(self);
         let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
@@ -234,44 +244,78 @@ impl Gate {
         }
     }
 
-    fn enter(&self, open: &mut Open, stream: Arc<Stream>) -> u64 {
-        let id = open.next;
-        open.next += 1;
-        open.active = Instant::now();
+    fn enter(&self, open: &mut Places, stream: &Arc<Stream>) -> u64 {
         self.metrics.came();
-        open.connections
-            .insert(id, Connection { stream, waiting: Some(Instant::now()), dismissed: false, fresh: true });
-        id
+        open.add(Arc::clone(stream), stream.network())
     }
 
-    /// Lets the connection go that has waited longest for its client, if one waits.
-    fn dismiss_one(&self, open: &mut Open) {
-        let waiting = open.connections.values_mut().filter(|connection| !connection.dismissed);
-        let longest = waiting.filter_map(|c| c.waiting.map(|since| (since, c))).min_by_key(|(since, _)| *since);
-        let Some((_, connection)) = longest else { return };
-        connection.dismissed = true;
-        let _ = connection.stream.shutdown(Shutdown::Both);
+    fn wait<'a>(&self, open: MutexGuard<'a, Places>, limit: Duration) -> MutexGuard<'a, Places> {
+        self.changed.wait_timeout(open, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Notes that a connection waits for its client, or no longer does. False when it should end instead.
     fn set_waiting(&self, id: u64, waiting: bool) -> bool {
         let mut open = self.lock();
         let draining = open.draining;
-        let Some(connection) = open.connections.get_mut(&id) else {
+        let Some(connection) = open.get_mut(id) else {
             return false;
         };
         connection.waiting = waiting.then(Instant::now);
         connection.fresh = false;
-        !(connection.dismissed || (waiting && draining))
+        let goes_on = !(connection.dismissed || (waiting && draining));
+        // Its request has been handed over by now, and its buffer has gone.
+        let made_room = waiting && connection.clear(Quota::RequestBytes);
+        if made_room || open.admitting {
+            self.changed.notify_all();
+        }
+        goes_on
+    }
+
+    /// Reserves bytes of a quota for a connection, and waits for them until the deadline; others may have to give way. Returns
+    /// false if there are none, or if the connection itself was dismissed.
+    fn reserve(&self, id: u64, quota: Quota, bytes: usize, deadline: Instant) -> bool {
+        let limit = if quota == Quota::AnswerBytes { self.limits.answers } else { self.limits.requests };
+        // An answer above the limit needs all of it.
+        let bytes = bytes.min(limit);
+        // An answer waits at a worker's expense, a request only at that of its client.
+        let grace = if quota == Quota::AnswerBytes { Duration::ZERO } else { GRACE };
+        let mut open = self.lock();
+        loop {
+            let room = limit.saturating_sub(open.used(quota));
+            let room_soon = limit.saturating_sub(open.staying(quota));
+            let Some(connection) = open.get_mut(id) else { return false };
+            if connection.dismissed {
+                return false;
+            }
+            if bytes <= room {
+                connection.add(quota, bytes);
+                // Until now it has not waited for its client.
+                connection.waiting = connection.waiting.map(|_| Instant::now());
+                return true;
+            }
+            let network = connection.network;
+            if bytes > room_soon {
+                open.dismiss_one(quota, network, bytes, grace);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            open = self.wait(open, left.min(GRACE / 4));
+        }
+    }
+
+    /// Gives back the bytes that were reserved for a connection.
+    fn release(&self, id: u64, quota: Quota) {
+        if self.lock().get_mut(id).is_some_and(|connection| connection.clear(quota)) {
+            self.changed.notify_all();
+        }
     }
 
     fn leave(&self, id: u64) {
-        let mut open = self.lock();
-        if open.connections.remove(&id).is_some() {
+        if self.lock().remove(id) {
             self.metrics.went();
         }
-        open.active = Instant::now();
-        drop(open);
         self.changed.notify_all();
     }
 
@@ -283,10 +327,10 @@ impl Gate {
         open.draining = true;
         open.end_waiting(|connection| !connection.fresh);
         let mut is_patient = true;
-        while !open.connections.is_empty() {
+        while open.count() > 0 {
             let waited = start.elapsed();
             if waited >= self.limits.drain {
-                let count = open.connections.len();
+                let count = open.count();
                 log::event(Level::Error, &[("event", &"drain-timeout"), ("connections", &count)]);
                 return;
             }
@@ -295,17 +339,7 @@ impl Gate {
                 open.end_waiting(|_| true);
             }
             let next = if is_patient { FIRST_REQUEST } else { self.limits.drain };
-            let wait = self.changed.wait_timeout(open, next.saturating_sub(waited));
-            open = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl Open {
-    /// Lets those go that wait for their client. What has arrived by now can still be read, and is answered.
-    fn end_waiting(&self, which: impl Fn(&Connection) -> bool) {
-        for connection in self.connections.values().filter(|c| c.waiting.is_some() && which(c)) {
-            let _ = connection.stream.shutdown(Shutdown::Read);
+            open = self.wait(open, next.saturating_sub(waited));
         }
     }
 }
@@ -359,7 +393,7 @@ mod tests {
         let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), Door::Guests).unwrap();
         let address = listener.address().unwrap();
         let (stop, stopper) = UnixStream::pair().unwrap();
-        let limits = Limits { connections: 4, answer: Duration::from_secs(600), ..LIMITS };
+        let limits = Limits { connections: 4, answers: usize::MAX, answer: Duration::from_secs(600), ..LIMITS };
         let gate =
             thread::spawn(move || run(&[listener], stop.as_fd(), upstream, &Arc::default(), limits, None, || {}));
         let deaf = || {

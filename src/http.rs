@@ -2,6 +2,7 @@
 //!
 //! Knows no sockets, no tiny_http and no routes.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use form_urlencoded::parse;
@@ -64,9 +65,9 @@ impl Request {
         value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
-    /// The decoded pairs of a body that is a form.
-    pub fn form(&self) -> Vec<(String, String)> {
-        parse(&self.body).into_owned().collect()
+    /// The decoded pairs of a body that is a form, one after the other: there can be thousands.
+    pub fn form(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        parse(&self.body)
     }
 
     /// Whether a program asks that would rather have JSON: it says so, or it sent JSON and says nothing else.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Clients};
+use crate::gate::network;
 use crate::http::Request;
 use crate::key::Digest;
 
@@ -114,17 +115,6 @@ impl Limiter {
             What::Name(_) => &self.names,
         };
         misses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What an address is counted by: one of IPv6 by its network (/64), of which a client has all addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        address => address,
     }
 }
 

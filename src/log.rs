@@ -1,15 +1,40 @@
 //! The log: one line of `name=value` pairs per event, to stderr; before it its priority where that is the journal
 //! (sd-daemon(3)).
 //!
-//! Callers see to it that no key, token or query string is among the values. The only writer to stderr while serving.
+//! A server never waits for its log: lines go into a bounded queue, and one thread writes them. Callers make sure that no
+//! key, token or query string is among the values. The only writer to stderr while serving.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write as _};
+use std::mem;
+use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Error, Result};
+use crate::thread::spawn;
 
+/// The most bytes that wait to be written; as many more may be with the thread that writes.
+const QUEUE_BYTES: usize = 128 * 1024;
+
+/// The longest value that is written whole, in bytes. A line is shorter than what a pipe takes in one piece (PIPE_BUF).
+const VALUE_BYTES: usize = 1024;
+
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The stack of the thread that writes, in bytes.
+const WRITER_STACK: usize = 64 * 1024;
+
+static QUEUE: Queue = Queue {
+    lines: Mutex::new(Lines { text: Vec::new(), dropped: 0, writer: Writer::NotStarted }),
+    came: Condvar::new(),
+    written: Condvar::new(),
+};
+static IS_QUEUED: AtomicBool = AtomicBool::new(false);
 static IS_MUTE: AtomicBool = AtomicBool::new(false);
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static HAS_PRIORITIES: AtomicBool = AtomicBool::new(false);
@@ -52,10 +77,133 @@ impl Level {
     }
 }
 
-/// Says what is written from now on, and whether each line begins with its priority.
+/// The lines that wait for the thread that writes.
+struct Queue {
+    lines: Mutex<Lines>,
+    /// The writer has something to do.
+    came: Condvar,
+    /// The writer has nothing to do.
+    written: Condvar,
+}
+
+struct Lines {
+    /// Whole lines, the oldest first.
+    text: Vec<u8>,
+    /// Lines that came after these and found no room.
+    dropped: u64,
+    writer: Writer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    NotStarted,
+    Idle,
+    Writing,
+}
+
+/// Sets what is written from now on, and whether each line begins with its priority. Lines are queued from here on, panics
+/// among them.
 pub fn start(level: Level, with_priorities: bool) {
     LEVEL.store(level as u8, Ordering::Relaxed);
     HAS_PRIORITIES.store(with_priorities, Ordering::Relaxed);
+    IS_QUEUED.store(true, Ordering::Relaxed);
+    panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("-");
+        event(Level::Error, &[("event", &"panic"), ("thread", &thread), ("detail", &info)]);
+    }));
+}
+
+/// Starts the thread that writes the queue. Call it once the process is sandboxed: the thread inherits that.
+pub fn start_writer() -> Result<()> {
+    let mut lines = QUEUE.lock();
+    if lines.writer == Writer::NotStarted {
+        spawn("log", WRITER_STACK, write_queued)?;
+        lines.writer = Writer::Idle;
+    }
+    Ok(())
+}
+
+/// Waits until all lines are written, for [`FLUSH_TIMEOUT`] at most.
+pub fn flush() {
+    let is_done = |lines: &mut Lines| lines.is_empty() && lines.writer != Writer::Writing;
+    if is_done(&mut QUEUE.lock()) || start_writer().is_err() {
+        return;
+    }
+    let _ = QUEUE.written.wait_timeout_while(QUEUE.lock(), FLUSH_TIMEOUT, |lines| !is_done(lines));
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &str) {
+        let mut lines = self.lock();
+        lines.push(line);
+        if lines.writer == Writer::Idle {
+            self.came.notify_one();
+        }
+    }
+}
+
+impl Lines {
+    fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.dropped == 0
+    }
+
+    /// Once a line is dropped, so are all others until the writer comes: the order stays, and they are counted in their place.
+    fn push(&mut self, line: &str) {
+        if self.dropped > 0 || self.text.len() + line.len() > QUEUE_BYTES {
+            self.dropped += 1;
+        } else {
+            self.text.extend_from_slice(line.as_bytes());
+        }
+    }
+
+    /// All lines that wait, and after them one that counts the dropped ones.
+    fn take(&mut self) -> Vec<u8> {
+        let mut text = mem::take(&mut self.text);
+        let dropped = mem::take(&mut self.dropped);
+        if dropped > 0 {
+            let pairs: [(&str, &dyn Display); 2] = [("event", &"log-dropped"), ("count", &dropped)];
+            text.extend_from_slice(line(priority(Level::Error), now(), &pairs).as_bytes());
+        }
+        text
+    }
+}
+
+fn write_queued() {
+    let mut lines = QUEUE.lock();
+    loop {
+        if lines.is_empty() {
+            lines.writer = Writer::Idle;
+            QUEUE.written.notify_all();
+            lines = QUEUE.came.wait(lines).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        lines.writer = Writer::Writing;
+        let text = lines.take();
+        drop(lines);
+        text.split_inclusive(|byte| *byte == b'\n').for_each(write);
+        lines = QUEUE.lock();
+    }
+}
+
+/// Writes one line with one write, if the system takes it whole. A stderr that has been closed is no reason to stop serving.
+fn write(mut line: &[u8]) {
+    let stderr = io::stderr();
+    while !line.is_empty() {
+        match stderr.lock().write(line) {
+            Ok(written) => line = &line[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another program that has the same pipe open can have made it non-blocking.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
+            }
+            Err(_) => return,
+        }
+    }
 }
 
 /// What a line of this level begins with.
@@ -68,10 +216,26 @@ pub fn priority(level: Level) -> &'static str {
     }
 }
 
-/// Writes one line: the time, and then these pairs. A stderr that has been closed is no reason to stop serving.
+/// Writes one line: the time, and then these pairs.
 pub fn event(level: Level, pairs: &[(&str, &dyn Display)]) {
     if level as u8 <= LEVEL.load(Ordering::Relaxed) {
-        let _ = stderr().write_all(line(priority(level), now(), pairs).as_bytes());
+        push(&line(priority(level), now(), pairs));
+    }
+}
+
+/// Writes a message to a person, or to a program that waits for exactly this line.
+pub fn message(text: &str) {
+    push(&format!("{text}\n"));
+}
+
+/// Started by inetd, stderr is the client's connection, and messages go nowhere. A command that does not serve waits for its
+/// terminal as any other program does.
+fn push(line: &str) {
+    if IS_MUTE.load(Ordering::Relaxed) {
+    } else if IS_QUEUED.load(Ordering::Relaxed) {
+        QUEUE.push(line);
+    } else {
+        write(line.as_bytes());
     }
 }
 
@@ -81,7 +245,7 @@ fn line(priority: &str, now: i64, pairs: &[(&str, &dyn Display)]) -> String {
     for (name, value) in pairs {
         let value = value.to_string();
         let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
-        if !value.is_empty() && value.chars().all(plain) {
+        if (1..=VALUE_BYTES).contains(&value.len()) && value.chars().all(plain) {
             line.extend([" ", name, "=", &value]);
         } else {
             line.extend([" ", name, "=\"", &escape(&value), "\""]);
@@ -91,10 +255,15 @@ fn line(priority: &str, now: i64, pairs: &[(&str, &dyn Display)]) -> String {
     line
 }
 
-/// As in JSON, which is how readers of logfmt take what is in quotes; nothing but visible ASCII is left.
+/// As in JSON, which is how readers of logfmt take what is in quotes; nothing but visible ASCII is left. A value that is too
+/// long ends in dots.
 fn escape(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len() + 8);
+    let mut escaped = String::with_capacity(value.len().min(VALUE_BYTES) + 8);
     for c in value.chars() {
+        if escaped.len() >= VALUE_BYTES {
+            escaped.push_str("...");
+            break;
+        }
         match c {
             '"' | '\\' => escaped.extend(['\\', c]),
             '\n' => escaped.push_str("\\n"),
@@ -104,11 +273,6 @@ fn escape(value: &str) -> String {
         }
     }
     escaped
-}
-
-/// Where messages go. Started by inetd, stderr is the client's connection, and messages go nowhere.
-pub fn stderr() -> Box<dyn Write> {
-    if IS_MUTE.load(Ordering::Relaxed) { Box::new(std::io::sink()) } else { Box::new(std::io::stderr().lock()) }
 }
 
 /// Writes nothing from now on.
@@ -139,7 +303,31 @@ pub fn utc(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{line, utc};
+    use super::*;
+
+    /// Strictly in order, and none is missing without being counted.
+    #[test]
+    fn lines_that_find_no_room_are_counted_where_they_would_stand() {
+        let mut lines = Lines { text: Vec::new(), dropped: 0, writer: Writer::NotStarted };
+        let long = "x".repeat(QUEUE_BYTES - 10);
+        for line in [format!("{long}\n").as_str(), "too long for it\n", "short\n"] {
+            lines.push(line);
+        }
+        let text = String::from_utf8(lines.take()).unwrap();
+        let rest = text.strip_prefix(&long).unwrap();
+        assert!(rest.starts_with("\ntime=") && rest.ends_with(" event=log-dropped count=2\n"), "{rest}");
+        lines.push("later\n");
+        assert_eq!(lines.take(), b"later\n");
+        assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn a_long_value_is_cut_and_its_line_fits_into_a_pipe_whole() {
+        for value in ["x", "\u{1f600}", "\"", " "] {
+            let line = line("<3>", 0, &[("path", &value.repeat(5_000)), ("detail", &value.repeat(5_000)), ("us", &1)]);
+            assert!(line.len() < 4_096 && line.ends_with("...\" us=1\n"), "{line}");
+        }
+    }
 
     #[test]
     fn no_value_can_forge_a_line_or_a_pair() {

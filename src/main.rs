@@ -47,18 +47,27 @@ mod xmpp;
 pub mod fuzz;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
+
+/// Has the last lines of the log written, however `main` ends.
+struct FlushLog;
+
+impl Drop for FlushLog {
+    fn drop(&mut self) {
+        log::flush();
+    }
+}
 
 fn main() -> ExitCode {
     harden::forbid_dumps();
+    let _flush = FlushLog;
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let for_supervisor = args.first().is_some_and(|command| command == "serve");
     let outcome = cli::parse(args, std::env::var_os("INVITED_DB")).and_then(commands::run);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(log::stderr(), "{}invited: {error}", log::priority(log::Level::Error));
+            log::message(&format!("{}invited: {error}", log::priority(log::Level::Error)));
             ExitCode::from(error.exit_code(for_supervisor))
         }
     }

@@ -19,11 +19,11 @@ pub fn concat(pieces: &[&str]) -> Secret<String> {
     text
 }
 
-/// Makes room for this many bytes more.
+/// Makes room for this many bytes more, and no more than that.
 pub fn reserve(buffer: &mut Secret<Vec<u8>>, more: usize) {
     let needed = buffer.len() + more;
     if needed > buffer.capacity() {
-        let mut larger = Secret::new(Vec::with_capacity(needed.max(2 * buffer.capacity())));
+        let mut larger = Secret::new(Vec::with_capacity(needed));
         larger.extend_from_slice(buffer);
         *buffer = larger;
     }

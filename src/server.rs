@@ -40,6 +40,7 @@ pub fn start(socket: &Path, app: App, workers: usize) -> Result<()> {
                 serve(&app, request);
             }
             log::event(Level::Error, &[("event", &"loop-ended")]);
+            log::flush();
             std::process::exit(1);
         })?;
     }

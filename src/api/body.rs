@@ -2,9 +2,12 @@
 
 use crate::duration::{self, LONGEST_SECS};
 use crate::http::Request;
-use crate::invite::{Kind, Unreasonable, Wish};
-use crate::json::{self, Field};
+use crate::invite::{Kind, ROLES_MAX, Unreasonable, Wish};
+use crate::json::{self, Field, Fields};
 use crate::user::Username;
+
+/// The fields that there are.
+const FIELDS: [&str; 7] = ["kind", "username", "ttl", "uses", "roles", "groups", "note"];
 
 /// Why a body can't be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,17 +38,20 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
     }
     let fields = match request.media_type().as_str() {
         "application/json" => {
-            let text = std::str::from_utf8(&request.body).ok().and_then(json::fields);
-            text.ok_or(BadBody::Malformed("the body is not a JSON object"))?
+            let fields = std::str::from_utf8(&request.body).ok().and_then(|text| json::fields(text, &FIELDS));
+            fields.ok_or(BadBody::Malformed("the body is not a JSON object"))?
         }
         "application/x-www-form-urlencoded" => form(request)?,
         _ => return Err(BadBody::MediaType),
     };
+    if let Some(name) = fields.unknown {
+        return Err(BadBody::Field { name, why: format!("there is no such field (there are {})", FIELDS.join(", ")) });
+    }
     let mut wish = Wish::account();
-    for (name, field) in fields {
-        let bad = |why: &str| BadBody::Field { name: name.clone(), why: why.to_owned() };
-        match (name.as_str(), field) {
-            ("kind" | "username" | "ttl" | "uses" | "roles" | "groups" | "note", Field::Nothing) => {}
+    for (name, field) in fields.known {
+        let bad = |why: &str| BadBody::Field { name: name.to_owned(), why: why.to_owned() };
+        match (name, field) {
+            (_, Field::Nothing) => {}
             ("kind", Field::Text(word)) => {
                 let words = Kind::ALL.map(Kind::word).join(", ");
                 wish.kind = Kind::from_word(&word).ok_or_else(|| bad(&format!("there are {words}")))?;
@@ -74,30 +80,31 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
             ("kind" | "username" | "note", _) => return Err(bad("it must be a text")),
             ("ttl", _) => return Err(bad("it must be a whole number of seconds, or a text such as 7d")),
             ("uses", _) => return Err(bad("it must be a whole number")),
-            ("roles" | "groups", _) => return Err(bad("it must be a list of texts")),
-            _ => return Err(bad("there is no such field (there are kind, username, ttl, uses, roles, groups, note)")),
+            _ => return Err(bad("it must be a list of texts")),
         }
     }
     Ok(wish)
 }
 
 /// The fields of a form; `roles` and `groups` may be there more than once.
-fn form(request: &Request) -> Result<Vec<(String, Field)>, BadBody> {
-    let mut fields: Vec<(String, Field)> = Vec::new();
+fn form(request: &Request) -> Result<Fields, BadBody> {
+    let mut fields = Fields::default();
     for (name, value) in request.form() {
-        // Each is looked for among those before it; there are far fewer fields than this.
-        if fields.len() > 16 {
-            return Err(BadBody::Malformed("the form has too many fields"));
-        }
-        let earlier = fields.iter_mut().find(|(found, _)| *found == name);
-        match (name.as_str(), earlier) {
-            ("roles" | "groups", Some((_, Field::Texts(texts)))) => texts.push(value),
-            (_, Some(_)) => return Err(BadBody::Field { name, why: "it is there twice".to_owned() }),
+        let Some(name) = FIELDS.into_iter().find(|known| *known == name) else {
+            fields.add_unknown(&name);
+            break;
+        };
+        let earlier = fields.known.iter_mut().find(|(found, _)| *found == name);
+        match (name, earlier) {
+            // One more than it may be is enough to be refused.
+            ("roles" | "groups", Some((_, Field::Texts(texts)))) if texts.len() > ROLES_MAX => {}
+            ("roles" | "groups", Some((_, Field::Texts(texts)))) => texts.push(value.into_owned()),
+            (_, Some(_)) => return Err(BadBody::Field { name: name.to_owned(), why: "it is there twice".to_owned() }),
             // An input that was left empty.
-            (_, None) if value.is_empty() => fields.push((name, Field::Nothing)),
-            ("roles" | "groups", None) => fields.push((name, Field::Texts(vec![value]))),
-            ("uses", None) => fields.push((name, value.parse().map_or(Field::Other, Field::Number))),
-            (_, None) => fields.push((name, Field::Text(value))),
+            (_, None) if value.is_empty() => fields.known.push((name, Field::Nothing)),
+            ("roles" | "groups", None) => fields.known.push((name, Field::Texts(vec![value.into_owned()]))),
+            ("uses", None) => fields.known.push((name, value.parse().map_or(Field::Other, Field::Number))),
+            (_, None) => fields.known.push((name, Field::Text(value.into_owned()))),
         }
     }
     Ok(fields)

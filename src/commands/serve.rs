@@ -150,6 +150,7 @@ fn serve_one(store: &Store, connection: OwnedFd, trust_proxy: bool) -> Result<()
     let (views, metrics) = (Arc::default(), Arc::default());
     let folder = PrivateFolder::make()?;
     harden::restrict(store.path(), Some(folder.path()), &[])?;
+    log::start_writer()?;
     let writer = Writer::start(store.another()?, CROWD)?;
     let socket = folder.path().join(SOCKET);
     server::start(&socket, app(Readers::open(store, 1)?, &writer, &views, &metrics, trust_proxy), 1)?;
@@ -180,6 +181,7 @@ fn serve(
     let folder = PrivateFolder::make()?;
     let sockets: Vec<PathBuf> = listeners.iter().filter_map(Listener::path).collect();
     let level = harden::restrict(store.path(), Some(folder.path()), &sockets)?;
+    log::start_writer()?;
     log::event(Level::Info, &[("event", &"hardened"), ("landlock", &level)]);
     let (views, metrics) = (Arc::default(), Arc::default());
     let writer = Writer::start(store.another()?, CROWD)?;
@@ -200,7 +202,7 @@ fn serve(
     for listener in &listeners {
         // Whoever starts this waits for exactly this line.
         let what = if listener.door == Door::Admin { "listening for the admin on" } else { "listening on" };
-        let _ = writeln!(log::stderr(), "{what} {listener}");
+        log::message(&format!("{what} {listener}"));
     }
     supervise::notify("READY=1");
     ready(listeners.iter().find_map(Listener::address))?;
@@ -285,6 +287,7 @@ fn write_views(writer: &Writer, views: &Views) {
 
 /// A key, a server and the lines to paste, in a folder that goes when it ends.
 pub fn try_out(host: &Host) -> Result<()> {
+    log::start(Level::default(), false);
     let folder = PrivateFolder::make()?;
     let mut store = Store::create(&folder.path().join(DATABASE))?;
     let limits = KeyLimits { expires_at: None, allow: Allow::default_words(), per_day: None };

@@ -1,12 +1,14 @@
 //! One client's connection: reads a request whole, has it answered, writes the answer, and again.
 
 use std::fmt::Display;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
+use super::places::Quota;
 use super::socket::{Door, Stream};
+use super::upstream::BUSY;
 use super::{Gate, Limits};
 use crate::log::{self, Level};
 use crate::metrics::Metrics;
@@ -16,17 +18,20 @@ use crate::secret::{Secret, reserve};
 /// unread bytes would reset it, and the client would never see why it was refused.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
-/// How many bytes are read at a time.
-const READ: usize = 4096;
+/// The most bytes that are read at a time.
+const PIECE: usize = 4096;
+
+/// By how many bytes the buffer of a connection grows.
+const STEP: usize = 1024;
 
 /// Serves a connection to its end.
 pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
     stream.set_nodelay();
     let peer = stream.peer();
-    let mut client = Client { stream, unread: Secret::default(), timeout: None };
+    let mut client = Client::new(stream);
     let mut patience = gate.limits.request;
     loop {
-        let (head, body) = match client.read_request(gate, patience) {
+        let (head, body) = match client.read_request(gate, id, patience) {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(refusal) => return client.refuse(&gate.metrics, refusal, &peer, gate.limits.answer),
@@ -35,8 +40,12 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             // It had to give way in the meantime: nobody would hear what came of the request, so that nothing must.
             return;
         }
-        let request = head::rewrite(&head, &peer, door, &body);
-        let answer = match gate.upstream.exchange(&request, head.is_head, gate.limits.worker) {
+        let Head { rewritten, is_head, keep_alive, .. } = head.completed(&peer, door);
+        let may_keep = |bytes| {
+            let deadline = Instant::now() + gate.limits.worker;
+            bytes <= gate.limits.small || gate.reserve(id, Quota::AnswerBytes, bytes, deadline)
+        };
+        let answer = match gate.upstream.exchange((rewritten, body), is_head, gate.limits.worker, may_keep) {
             Ok(answer) => answer,
             Err(refusal) => {
                 gate.set_waiting(id, true);
@@ -44,9 +53,14 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
             }
         };
         // From here on it waits for its client again: who doesn't take an answer gives way like who doesn't send a request.
-        let keep_alive = gate.set_waiting(id, true) && head.keep_alive;
-        let bytes = answer.bytes(if keep_alive { "keep-alive" } else { "close" });
-        if client.write(&bytes, gate.limits.answer).is_err() {
+        let keep_alive = gate.set_waiting(id, true) && keep_alive;
+        let (head, body) = answer.parts(if keep_alive { "keep-alive" } else { "close" });
+        let written = client.write(&mut [IoSlice::new(&head), IoSlice::new(&body)], gate.limits.answer);
+        if body.len() > gate.limits.small {
+            drop(body);
+            gate.release(id, Quota::AnswerBytes);
+        }
+        if written.is_err() {
             return;
         }
         if !keep_alive {
@@ -58,12 +72,13 @@ pub fn serve(gate: &Gate, id: u64, stream: &Stream, door: Door) {
 
 /// Answers whatever comes on a connection with a refusal.
 pub fn refuse(stream: &Stream, refusal: Refusal, limits: &Limits) {
-    Client { stream, unread: Secret::default(), timeout: None }.refuse(
-        &Metrics::default(),
-        refusal,
-        &stream.peer(),
-        limits.answer,
-    );
+    Client::new(stream).refuse(&Metrics::default(), refusal, &stream.peer(), limits.answer);
+}
+
+/// Tells a new client that there is no place, without waiting for it.
+pub fn turn_away(mut stream: &Stream, metrics: &Metrics) {
+    // Nothing was sent on this connection, so that the system takes this at once.
+    let _ = stream.write(refusal_text(metrics, BUSY, &stream.peer()).as_bytes());
 }
 
 /// A request that has been read whole: its head and its body.
@@ -78,15 +93,21 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
+    fn new(stream: &Stream) -> Client<'_> {
+        Client { stream, unread: Secret::default(), timeout: None }
+    }
+
     /// The next request with its body; none when the client has gone or keeps silent.
     ///
-    /// `patience` is for its first byte; from there on the limit for a whole request counts.
-    fn read_request(&mut self, gate: &Gate, patience: Duration) -> Result<Option<Whole>, Refusal> {
+    /// `patience` is for its first byte; from there on the limit for a whole request counts. A large one waits within that
+    /// time for its share of what all connections have.
+    fn read_request(&mut self, gate: &Gate, id: u64, patience: Duration) -> Result<Option<Whole>, Refusal> {
         let limits = &gate.limits;
         let mut deadline = Instant::now() + limits.request;
         let mut seen = 0;
         // Some clients send an empty line after a body (RFC 9112 section 2.2): one is overlooked.
         let mut empty_lines = 0;
+        let mut head_max = limits.small;
         let end = loop {
             if empty_lines == 0 && self.unread.starts_with(b"\r\n") {
                 self.unread.drain(..2);
@@ -94,9 +115,6 @@ impl Client<'_> {
             }
             if self.unread.as_slice() != b"\r" {
                 if let Some(end) = head::end(&self.unread, seen)? {
-                    if end > limits.head {
-                        return Err(HEAD_TOO_LARGE);
-                    }
                     break end;
                 }
                 seen = self.unread.len();
@@ -104,8 +122,15 @@ impl Client<'_> {
             if self.unread.len() >= limits.head {
                 return Err(HEAD_TOO_LARGE);
             }
+            if self.unread.len() >= head_max {
+                if !gate.reserve(id, Quota::RequestBytes, limits.head - limits.small, deadline) {
+                    return Err(BUSY);
+                }
+                head_max = limits.head;
+            }
+            let most = head_max - self.unread.len();
             let read = if self.unread.is_empty() {
-                match self.read(patience) {
+                match self.read(patience, most) {
                     // The client said nothing, so that nothing needs to be said to it.
                     Err(_) | Ok(0) => return Ok(None),
                     Ok(read) => {
@@ -114,73 +139,86 @@ impl Client<'_> {
                     }
                 }
             } else {
-                self.read_until(deadline)?
+                self.read_until(deadline, most)?
             };
             if read == 0 {
                 return Ok(None);
             }
         };
         let head = head::read(&self.unread[..end], limits.body)?;
-        let whole = end + head.body;
-        if head.expects_continue && self.unread.len() < whole {
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", limits.answer).map_err(|_| TOO_SLOW)?;
+        self.unread = Secret::new(self.unread[end..].to_vec());
+        let length = head.body;
+        if length > limits.small && !gate.reserve(id, Quota::RequestBytes, length, deadline) {
+            return Err(BUSY);
         }
-        let missing = whole.saturating_sub(self.unread.len());
-        reserve(&mut self.unread, missing + READ);
-        while self.unread.len() < whole {
-            if self.read_until(deadline)? == 0 {
+        let missing = length.saturating_sub(self.unread.len());
+        if head.expects_continue && missing > 0 {
+            self.write(&mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")], limits.answer).map_err(|_| TOO_SLOW)?;
+        }
+        reserve(&mut self.unread, missing);
+        while self.unread.len() < length {
+            if self.read_until(deadline, length - self.unread.len())? == 0 {
                 return Ok(None);
             }
         }
-        let body = Secret::new(self.unread[end..whole].to_vec());
-        self.unread = Secret::new(self.unread[whole..].to_vec());
+        if length == 0 {
+            return Ok(Some((head, Secret::default())));
+        }
+        // What came after it begins the next request.
+        let rest = Secret::new(self.unread[length..].to_vec());
+        let mut body = std::mem::replace(&mut self.unread, rest);
+        body.truncate(length);
         Ok(Some((head, body)))
     }
 
-    fn read_until(&mut self, deadline: Instant) -> Result<usize, Refusal> {
+    fn read_until(&mut self, deadline: Instant, most: usize) -> Result<usize, Refusal> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(TOO_SLOW);
         }
-        match self.read(left) {
+        match self.read(left, most) {
             Ok(read) => Ok(read),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(TOO_SLOW),
             Err(_) => Ok(0),
         }
     }
 
-    /// Reads some bytes, waiting no longer than this; 0 when the client has closed its side.
-    fn read(&mut self, wait: Duration) -> io::Result<usize> {
+    /// Reads some bytes, but not more than `most`, waiting no longer than this; 0 when the client has closed its side.
+    fn read(&mut self, wait: Duration, most: usize) -> io::Result<usize> {
         if self.timeout != Some(wait) {
             // A timeout of zero would mean none at all.
             self.stream.set_read_timeout(wait.max(Duration::from_millis(1)))?;
             self.timeout = Some(wait);
         }
-        let unread = self.unread.len();
-        reserve(&mut self.unread, READ);
-        self.unread.resize(unread + READ, 0);
-        let read = loop {
-            match { self.stream }.read(&mut self.unread[unread..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.unread.truncate(unread + *read.as_ref().unwrap_or(&0));
-        read
-    }
-
-    /// Writes all bytes within this time.
-    fn write(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + limit;
-        self.stream.set_write_timeout(limit)?;
-        while !bytes.is_empty() {
-            match { self.stream }.write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
+        let mut bytes = Secret::new([0; PIECE]);
+        loop {
+            match { self.stream }.read(&mut bytes[..most.min(PIECE)]) {
+                Ok(read) => {
+                    let missing = (self.unread.len() + read).next_multiple_of(STEP) - self.unread.len();
+                    reserve(&mut self.unread, missing);
+                    self.unread.extend_from_slice(&bytes[..read]);
+                    return Ok(read);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if bytes.is_empty() {
+        }
+    }
+
+    /// Writes all bytes within this time.
+    fn write(&mut self, mut pieces: &mut [IoSlice], limit: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + limit;
+        self.stream.set_write_timeout(limit)?;
+        // Empty ones at the beginning are passed over.
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            match { self.stream }.write_vectored(pieces) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut pieces, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if pieces.is_empty() {
                 break;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -194,31 +232,8 @@ impl Client<'_> {
 
     /// Answers a request that does not get through, and ends.
     fn refuse(&mut self, metrics: &Metrics, refusal: Refusal, peer: &str, limit: Duration) {
-        let Refusal { status, reason } = refusal;
-        metrics.refused(status, reason);
-        let pairs: [(&str, &dyn Display); 4] =
-            [("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)];
-        log::event(Level::of_status(status), &pairs);
-        let (title, text) = match status {
-            408 => ("Request Timeout", "the request took too long to arrive"),
-            411 => ("Length Required", "send the body with a Content-Length"),
-            413 => ("Content Too Large", "the body is too large"),
-            417 => ("Expectation Failed", "only 100-continue can be expected"),
-            431 => ("Request Header Fields Too Large", "the head of the request is too large"),
-            503 => ("Service Unavailable", "busy, try again in some seconds"),
-            504 => ("Gateway Timeout", "the request took too long to be answered"),
-            505 => ("HTTP Version Not Supported", "this server speaks HTTP/1.1"),
-            500 => ("Internal Server Error", "the request could not be answered"),
-            _ => ("Bad Request", "the request is malformed"),
-        };
-        let body = format!("{title}: {text}\n");
-        let retry = if status == 503 { "Retry-After: 5\r\n" } else { "" };
-        let answer = format!(
-            "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{retry}\
-             Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        if self.write(answer.as_bytes(), limit).is_ok() {
+        let text = refusal_text(metrics, refusal, peer);
+        if self.write(&mut [IoSlice::new(text.as_bytes())], limit).is_ok() {
             self.linger();
         }
     }
@@ -229,10 +244,38 @@ impl Client<'_> {
         let mut thrown_away = 0;
         while thrown_away < LINGER.1 {
             self.unread.clear();
-            match self.read_until(deadline) {
+            match self.read_until(deadline, PIECE) {
                 Ok(read) if read > 0 => thrown_away += read,
                 _ => return,
             }
         }
     }
+}
+
+/// The answer to a request that does not get through, which is counted and logged.
+fn refusal_text(metrics: &Metrics, refusal: Refusal, peer: &str) -> String {
+    let Refusal { status, reason } = refusal;
+    metrics.refused(status, reason);
+    let pairs: [(&str, &dyn Display); 4] =
+        [("event", &"refused"), ("status", &status), ("reason", &reason), ("peer", &peer)];
+    log::event(Level::of_status(status), &pairs);
+    let (title, text) = match status {
+        408 => ("Request Timeout", "the request took too long to arrive"),
+        411 => ("Length Required", "send the body with a Content-Length"),
+        413 => ("Content Too Large", "the body is too large"),
+        417 => ("Expectation Failed", "only 100-continue can be expected"),
+        431 => ("Request Header Fields Too Large", "the head of the request is too large"),
+        503 => ("Service Unavailable", "busy, try again in some seconds"),
+        504 => ("Gateway Timeout", "the request took too long to be answered"),
+        505 => ("HTTP Version Not Supported", "this server speaks HTTP/1.1"),
+        500 => ("Internal Server Error", "the request could not be answered"),
+        _ => ("Bad Request", "the request is malformed"),
+    };
+    let body = format!("{title}: {text}\n");
+    let retry = if status == 503 { "Retry-After: 5\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{retry}\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }

@@ -30,6 +30,9 @@ const PASSED: &[&str] = &[
     "sec-fetch-site",
 ];
 
+/// Room for the lines that the gate adds to a head.
+const COMPLETION: usize = 256;
+
 /// Why a request is refused: the status of the answer, and a word for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -51,7 +54,7 @@ pub const HEAD_TOO_LARGE: Refusal = refuse(431, "gate-head-too-large");
 /// A head that was found good.
 #[derive(Debug)]
 pub struct Head {
-    /// Written anew, up to and without the lines for the peer and the body's length.
+    /// Written anew for the loop behind the gate; whole once it is [`Head::completed`].
     pub rewritten: Secret<String>,
     /// Bytes of body that follow.
     pub body: usize,
@@ -102,20 +105,18 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     };
     let is_new = version == 1;
     let headers = Headers(request.headers);
-    let connection = headers.words("connection");
     if headers.count("host") > 1 || (is_new && headers.count("host") == 0) {
         return Err(refuse(400, "gate-host"));
     }
     let (body, expects_continue) = body(&headers, body_max)?;
-    // Of each line one space is new, and of `*` a slash: so there is room for all of it, and nothing is left where it grew.
-    let room = bytes.len() + 16 + PASSED.len() + PROXY_HEADERS.len();
-    let mut rewritten = Secret::new(String::with_capacity(room));
+    // With room for all that came, so that it does not grow, and leave copies of keys behind.
+    let mut rewritten = Secret::new(String::with_capacity(bytes.len() + COMPLETION));
     let _ = write!(rewritten, "{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
     let mut pass = |name: &str, value: &[u8]| {
         // tiny_http takes ASCII alone; a byte of another script must not make the header disappear, nor turn it into
         // one that is good. (ASCII has a control character for just that: SUB.)
         let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{1a}' };
-        let _ = write!(rewritten, "{name}: ");
+        rewritten.extend([name, ": "]);
         rewritten.extend(value.trim_ascii().iter().map(ascii));
         rewritten.push_str("\r\n");
     };
@@ -130,8 +131,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
             pass(name, value);
         }
     }
-    let has = |word: &str| connection.iter().any(|found| found == word);
-    debug_assert!(rewritten.len() <= room);
+    let has = |word: &str| headers.has_word("connection", word);
     Ok(Head {
         rewritten,
         body,
@@ -141,11 +141,15 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     })
 }
 
-/// The whole request as the loop behind the gate gets it.
-pub fn rewrite(head: &Head, peer: &str, door: Door, body: &[u8]) -> Secret<Vec<u8>> {
-    let admin = if door == Door::Admin { format!("{DOOR}: admin\r\n") } else { String::new() };
-    let ours = format!("{admin}{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", body.len());
-    Secret::new([head.rewritten.as_bytes(), ours.as_bytes(), body].concat())
+impl Head {
+    /// Adds what the gate knows: who the client is, by which door it came, and how long the body is.
+    pub fn completed(mut self, peer: &str, door: Door) -> Head {
+        if door == Door::Admin {
+            let _ = write!(self.rewritten, "{DOOR}: admin\r\n");
+        }
+        let _ = write!(self.rewritten, "{PEER}: {peer}\r\ncontent-length: {}\r\n\r\n", self.body);
+        self
+    }
 }
 
 /// The target as path and query, whichever legal form it came in (RFC 9112 section 3.2).
@@ -219,12 +223,10 @@ impl Headers<'_> {
         Ok(first)
     }
 
-    /// The words of a list, in lower case.
-    fn words(&self, name: &str) -> Vec<String> {
-        let lists = self.all(name).map(String::from_utf8_lossy);
-        lists
-            .flat_map(|list| list.split(',').map(|word| word.trim().to_ascii_lowercase()).collect::<Vec<_>>())
-            .collect()
+    /// Whether a list has this word, in any case.
+    fn has_word(&self, name: &str, word: &str) -> bool {
+        let mut words = self.all(name).flat_map(|list| list.split(|byte| *byte == b','));
+        words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }
 }
 
@@ -294,10 +296,9 @@ mod tests {
         let request = String::from_utf8_lossy(request).replace("example?x", "example/?x");
         let head = read(request.as_bytes(), 100).unwrap();
         assert!(!head.keep_alive);
-        let written = String::from_utf8(rewrite(&head, "::1", Door::Guests, b"abc").to_vec()).unwrap();
         assert_eq!(
-            written,
-            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\nabc"
+            head.completed("::1", Door::Guests).rewritten.as_str(),
+            "POST /?x HTTP/1.1\r\nhost: a\r\nuser-agent: M\u{1a}\u{1a}\r\nx-invited-peer: ::1\r\ncontent-length: 3\r\n\r\n"
         );
     }
 
@@ -309,9 +310,9 @@ mod tests {
         let request = crate::secret::concat(&pieces);
         assert_eq!(copies_in_memory(&turned), 3);
         let head = read(request.as_bytes(), 100).unwrap();
-        let rewritten = rewrite(&head, "::1", Door::Guests, b"abc");
-        assert_eq!(copies_in_memory(&turned), 7);
-        drop((request, head, rewritten, key));
+        let rewritten = head.completed("::1", Door::Guests).rewritten;
+        assert_eq!(copies_in_memory(&turned), 5);
+        drop((request, rewritten, key));
         assert_eq!(copies_in_memory(&turned), 0);
     }
 

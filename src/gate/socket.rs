@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,12 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
-use rustix::net::sockopt::socket_domain;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_domain};
 use rustix::net::{AddressFamily, getsockname};
 use rustix::process::umask;
 
 /// What the log and the handlers are told of a client that came over a Unix socket.
 pub const UNIX_PEER: &str = "unix";
+
+/// The system's buffer for an unread answer, in bytes: a page without a style of its own fits.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// The system's buffer for an unread request, in bytes.
+const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// Who comes in by a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +93,16 @@ impl Listener {
             Socket::Tcp(listener) => listener.set_nonblocking(true),
             Socket::Unix(listener, _) => listener.set_nonblocking(true),
         }
+    }
+
+    /// Bounds the system's buffers of each connection, which otherwise grow to some megabytes for a client that never reads.
+    /// Connections inherit this from a TCP listener; buffers of Unix sockets are small by themselves.
+    pub fn bound_buffers(&self) -> io::Result<()> {
+        if let Socket::Tcp(listener) = &self.socket {
+            set_socket_send_buffer_size(listener, SEND_BUFFER)?;
+            set_socket_recv_buffer_size(listener, RECEIVE_BUFFER)?;
+        }
+        Ok(())
     }
 
     /// Where a Unix socket is that goes at the end.
@@ -162,10 +178,20 @@ impl Stream {
     /// The client's address without its port, or [`UNIX_PEER`].
     pub fn peer(&self) -> String {
         match self {
-            Stream::Tcp(stream) => {
-                stream.peer_addr().map_or_else(|_| "-".to_owned(), |peer| peer.ip().to_canonical().to_string())
-            }
+            Stream::Tcp(_) => self.address().map_or_else(|| "-".to_owned(), |address| address.to_string()),
             Stream::Unix(_) => UNIX_PEER.to_owned(),
+        }
+    }
+
+    /// The network that the client is in; none if it is this machine's own socket.
+    pub fn network(&self) -> Option<IpAddr> {
+        self.address().map(network)
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().ok().map(|peer| peer.ip().to_canonical()),
+            Stream::Unix(_) => None,
         }
     }
 
@@ -201,6 +227,17 @@ impl Stream {
     }
 }
 
+/// What an address is counted by: one of IPv6 by its network (/64), of which a client has all addresses.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
+}
+
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -215,6 +252,13 @@ impl Write for &Stream {
         match self {
             Stream::Tcp(stream) => (&mut &*stream).write(bytes),
             Stream::Unix(stream) => (&mut &*stream).write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).write_vectored(pieces),
+            Stream::Unix(stream) => (&mut &*stream).write_vectored(pieces),
         }
     }
 

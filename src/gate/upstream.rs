@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::head::Refusal;
+use crate::secret::Secret;
 
 /// How long a worker may take for an answer. The store itself gives up earlier.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -18,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const OPEN: Duration = Duration::from_secs(1);
 
 /// What a worker answers at once.
-const PROBE: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
+const PROBE: &str = "OPTIONS * HTTP/1.1\r\n\r\n";
 
 /// There is nobody to answer it now.
 pub const BUSY: Refusal = Refusal { status: 503, reason: "gate-busy" };
@@ -41,15 +42,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer as the client gets it.
-    pub fn bytes(&self, connection: &str) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.head.len() + 32 + self.body.len());
-        bytes.extend_from_slice(self.head.as_bytes());
-        bytes.extend_from_slice(format!("Connection: {connection}\r\n\r\n").as_bytes());
-        bytes.extend_from_slice(&self.body);
-        bytes
+    /// Head and body of the answer as the client gets it.
+    pub fn parts(mut self, connection: &str) -> (Vec<u8>, Vec<u8>) {
+        self.head.extend(["Connection: ", connection, "\r\n\r\n"]);
+        (self.head.into_bytes(), self.body)
     }
 }
+
+/// A request as the loop gets it: its head and its body.
+pub type Request = (Secret<String>, Secret<Vec<u8>>);
 
 impl Upstream {
     /// Opens this many connections to the socket.
@@ -63,8 +64,15 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Has a request answered: waits this long at most for a free connection, and hence for a worker.
-    pub fn exchange(&self, request: &[u8], is_head: bool, wait: Duration) -> Result<Answer, Refusal> {
+    /// Has a request answered: waits this long at most for a free connection, and hence for a worker. `may_keep` is asked, with
+    /// the length of the answer's body, whether there is room for it.
+    pub fn exchange(
+        &self,
+        request: Request,
+        is_head: bool,
+        wait: Duration,
+        may_keep: impl FnOnce(usize) -> bool,
+    ) -> Result<Answer, Refusal> {
         let stream = self.take(wait).ok_or(BUSY)?;
         // From here on its place is given back, however this ends.
         let mut taken = Taken { upstream: self, stream: None };
@@ -72,17 +80,21 @@ impl Upstream {
             Some(stream) => stream,
             None => self.open_one().map_err(|_| BROKEN)?,
         };
-        let answer = exchange(&mut stream, request, is_head).map_err(|error| match error.kind() {
+        let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => WORKER_TOO_SLOW,
             _ => BROKEN,
-        })?;
+        };
+        stream.write_all(request.0.as_bytes()).and_then(|()| stream.write_all(&request.1)).map_err(failed)?;
+        // The worker has a copy of its own.
+        drop(request);
+        let answer = receive(&mut stream, is_head, may_keep).map_err(failed)?.ok_or(BUSY)?;
         taken.stream = Some(stream);
         Ok(answer)
     }
 
     /// Whether a worker answers.
     pub fn is_served(&self) -> bool {
-        self.exchange(PROBE, false, ANSWER).is_ok()
+        self.exchange((Secret::new(PROBE.to_owned()), Secret::default()), false, ANSWER, |_| true).is_ok()
     }
 
     fn take(&self, wait: Duration) -> Option<Option<UnixStream>> {
@@ -112,7 +124,7 @@ impl Upstream {
             let mut stream = UnixStream::connect(&self.socket)?;
             stream.set_write_timeout(Some(ANSWER))?;
             stream.set_read_timeout(Some(OPEN))?;
-            match exchange(&mut stream, PROBE, false) {
+            match stream.write_all(PROBE.as_bytes()).and_then(|()| receive(&mut stream, false, |_| true)) {
                 Ok(_) => {
                     stream.set_read_timeout(Some(ANSWER))?;
                     return Ok(stream);
@@ -137,9 +149,8 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Sends a request and reads the answer, which always has a `Content-Length` where it has a body.
-fn exchange(stream: &mut UnixStream, request: &[u8], is_head: bool) -> io::Result<Answer> {
-    stream.write_all(request)?;
+/// Reads an answer, which always has a `Content-Length` if it has a body. None if there is no room for that.
+fn receive(stream: &mut UnixStream, is_head: bool, may_keep: impl FnOnce(usize) -> bool) -> io::Result<Option<Answer>> {
     let mut bytes = Vec::with_capacity(1024);
     let mut chunk = [0; 4096];
     let end = loop {
@@ -162,12 +173,15 @@ fn exchange(stream: &mut UnixStream, request: &[u8], is_head: bool) -> io::Resul
     if body.len() > length {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    if !may_keep(length) {
+        return Ok(None);
+    }
     body.reserve_exact(length - body.len());
     stream.take((length - body.len()) as u64).read_to_end(&mut body)?;
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Answer { head, body })
+    Ok(Some(Answer { head, body }))
 }
 
 /// The head as it goes on to the client, and the length of the body.

@@ -55,7 +55,7 @@ pub struct Found {
     pub invite: InviteRow,
     /// Its host.
     pub host: Host,
-    /// All settings of the host that are set.
+    /// The settings of the host that are set, without the files that the look is made of.
     pub settings: Vec<(String, String)>,
     /// How the pages of its host look.
     pub look: Look,
@@ -369,9 +369,11 @@ pub fn look_up_any(visit: &Visit, token: Option<&str>) -> Result<std::result::Re
         return Ok(Err(Missing::Unknown));
     };
     let host = Host::parse(&invite.host)?;
-    let settings = store.settings(&host)?;
+    let mut settings = store.settings(&host)?;
     drop(store);
     let look = Look::of(&settings, &host, &pages.apps);
+    // They can be large, and many pages are made at the same time.
+    settings.retain(|(name, _)| !matches!(name.as_str(), "logo" | "style" | "apps"));
     let (uri, url) = addresses(&HostSettings::of(&settings), &invite)?;
     Ok(Ok(Found { token: invite.token.clone(), invite, host, settings, look, uri, url }))
 }

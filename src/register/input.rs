@@ -1,5 +1,7 @@
 //! What is sent to `/register`, and whether its fields are as they must be: before any server is asked.
 
+use std::borrow::Cow;
+
 use crate::host::Host;
 use crate::http::Request;
 use crate::json::{self, Field};
@@ -9,6 +11,9 @@ use crate::user::{self, Password, Username, is_right_to_left};
 
 /// A name of fewer characters than this may be in the password: too many words hold it.
 const NAME_IN_PASSWORD: usize = 3;
+
+/// The fields that mean something.
+const FIELDS: [&str; 5] = ["token", "user", "username", "password", "app_id"];
 
 /// What somebody sends.
 #[derive(Default)]
@@ -27,34 +32,32 @@ impl Input {
     /// Reads a form or a JSON object, both with the fields `token`, `user`, `password` and `app_id`; JSON with `username` too,
     /// as `mod_invites_register_api` has it. What else is there means nothing. The token may be in the query as well.
     pub fn read(request: &Request) -> std::result::Result<Input, (u16, &'static str, &'static str)> {
-        let pairs = match request.media_type().as_str() {
-            "application/x-www-form-urlencoded" => request.form(),
+        let mut input = Input::default();
+        match request.media_type().as_str() {
+            "application/x-www-form-urlencoded" => request.form().for_each(|(name, value)| input.set(&name, value)),
             "application/json" => {
-                let fields = std::str::from_utf8(&request.body).ok().and_then(json::fields);
-                let fields = fields.ok_or((400, "bad-body", "the body is not a JSON object"))?;
-                fields
-                    .into_iter()
-                    .filter_map(|(name, field)| match field {
-                        Field::Text(text) => Some((name, text)),
-                        _ => None,
-                    })
-                    .collect()
+                let fields = std::str::from_utf8(&request.body).ok().and_then(|text| json::fields(text, &FIELDS));
+                for (name, field) in fields.ok_or((400, "bad-body", "the body is not a JSON object"))?.known {
+                    if let Field::Text(text) = field {
+                        input.set(name, text.into());
+                    }
+                }
             }
             _ => return Err((415, "media-type", "send application/x-www-form-urlencoded or application/json")),
-        };
-        let mut input = Input::default();
-        for (name, value) in pairs {
-            match name.as_str() {
-                "token" => input.token = Some(value),
-                "user" | "username" => input.user = value,
-                "password" => input.password = Secret::new(value),
-                "app_id" => input.app = Some(value),
-                _ => {}
-            }
         }
         let is_there = |token: &String| !token.is_empty();
         input.token = input.token.filter(is_there).or_else(|| request.query_value("t")).filter(is_there);
         Ok(input)
+    }
+
+    fn set(&mut self, name: &str, value: Cow<str>) {
+        match name {
+            "token" => self.token = Some(value.into_owned()),
+            "user" | "username" => self.user = value.into_owned(),
+            "password" => self.password = Secret::new(value.into_owned()),
+            "app_id" => self.app = Some(value.into_owned()),
+            _ => {}
+        }
     }
 
     /// What makes two requests the same.

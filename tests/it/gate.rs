@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::harness::{Folder, PATIENCE, Reply, Server, connect, create_key, read_reply};
+use crate::harness::{Folder, PATIENCE, Reply, Server, connect, connect_from, create_key, read_reply};
 
 /// Requests that the program works on at the same time.
 const WORKERS: usize = 24;
@@ -108,12 +108,15 @@ fn stalled(addr: SocketAddr, count: usize, beginning: &str) -> Vec<BufReader<Tcp
     (0..count).map(begin).collect()
 }
 
+/// The address of those that do their worst.
+const CROWD: [u8; 4] = [127, 0, 0, 2];
+
 /// Connections with half a head on each. The server may have closed any of them by the time that this returns.
-fn half_open(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
+fn half_open(source: [u8; 4], addr: SocketAddr, count: usize) -> Vec<TcpStream> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let begin = |_| {
-        let mut stream = connect(addr);
+        let mut stream = connect_from(source, addr);
         let _ = stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\nX: ");
         stream
     };
@@ -388,14 +391,46 @@ fn a_client_cannot_say_where_it_comes_from() {
 #[test]
 fn honest_requests_find_a_place_among_thousands_of_half_open_ones() {
     let (_folder, mut server, _) = serving();
+    // As behind a proxy, all come from one address.
     let (during, after) = thread::scope(|scope| {
-        let flood = scope.spawn(|| half_open(server.addr, 2_000));
+        let flood = scope.spawn(|| half_open([127, 0, 0, 1], server.addr, 2_000));
         let during = honest(&server, 30);
         let _held = flood.join().unwrap();
         (during, honest(&server, 30))
     });
     eprintln!("2,000 half-open: the slowest of 30 honest requests took {during:?} meanwhile and {after:?} afterwards");
     assert_sound(&mut server, "2,000 half-open connections");
+}
+
+/// Phones that have sent half of a request have waited longer for their client than anybody of the crowd that comes after them.
+#[test]
+fn a_crowd_from_one_address_takes_nobody_elses_place() {
+    let (_folder, mut server, _) = serving();
+    let addr = server.addr;
+    let (beginning, end) = HONEST.split_at(20);
+    let mut phones: Vec<_> = (0..24).map(|number| BufReader::new(connect_from([127, 0, 1, number], addr))).collect();
+    for phone in &mut phones {
+        phone.get_mut().write_all(beginning.as_bytes()).unwrap();
+    }
+    let crowd = half_open(CROWD, addr, 700);
+    // Those who come later find a place too, and the crowd goes on coming.
+    let (late, _more) = thread::scope(|scope| {
+        let more = scope.spawn(|| half_open(CROWD, addr, 700));
+        let late = (24..48).map(|number| {
+            let mut connection = BufReader::new(connect_from([127, 0, 1, number], addr));
+            assert_eq!(ask(&mut connection, HONEST).status, 404);
+            connection
+        });
+        (late.collect::<Vec<_>>(), more.join().unwrap())
+    });
+    for phone in &mut phones {
+        assert_eq!(ask(phone, end).status, 404);
+    }
+    for mut phone in late {
+        assert_eq!(ask(&mut phone, HONEST).status, 404);
+    }
+    let held = crowd.len();
+    assert_sound(&mut server, &format!("a crowd of {held} from one address"));
 }
 
 #[test]
@@ -527,7 +562,7 @@ fn all_of_it_together_leaves_nothing_behind() {
     pipelined(addr, 2_000);
     resets(addr, 100);
     let held = stalled(addr, 64, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
-    let flood = half_open(addr, 1_000);
+    let flood = half_open([127, 0, 0, 1], addr, 1_000);
     let busy = server.status_figure("Threads");
     honest(&server, 10);
     drop((held, flood));

@@ -1,10 +1,13 @@
 //! The log: how much of it, with which priority, and that nobody else can write a line of it.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 
 use rusqlite::Connection;
+use rustix::io::ioctl_fionbio;
 
-use crate::harness::{Folder, PROGRAM, Server, create_key, exchange, fails};
+use crate::harness::{Folder, PATIENCE, PROGRAM, Server, connect, create_key, exchange, fails, read_reply, wait_until};
 
 struct Site {
     server: Server,
@@ -192,4 +195,132 @@ fn no_client_can_forge_a_line_or_a_pair() {
         assert!(names.starts_with(&["time", "method", "path", "status", "reason", "peer", "us"]), "{line}");
         assert!(names.len() == 7 && pairs[5].1 == "127.0.0.1", "{line}");
     }
+}
+
+/// A server whose log nobody reads unless a test does so, as with a stopped journald or a log driver that hangs.
+struct Unread {
+    child: Child,
+    addr: SocketAddr,
+    stderr: BufReader<PipeReader>,
+    _folder: Folder,
+}
+
+impl Unread {
+    fn start() -> Unread {
+        let folder = Folder::new();
+        create_key(&folder.db(), "example.com");
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(folder.db()).env("TMPDIR", folder.path());
+        let child = command.stdin(Stdio::null()).stderr(writer).spawn().unwrap();
+        drop(command);
+        let mut stderr = BufReader::new(reader);
+        let mut line = String::new();
+        while !line.starts_with("listening on") {
+            line.clear();
+            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it has ended");
+        }
+        let addr = line.trim_end().strip_prefix("listening on http://").unwrap().parse().unwrap();
+        Unread { child, addr, stderr, _folder: folder }
+    }
+
+    /// Sends requests of the methods `M0`, `M1` and so on, one after the other, each of which is answered.
+    fn ask(&self, numbers: std::ops::Range<usize>) {
+        let mut connection = BufReader::new(connect(self.addr));
+        for number in numbers {
+            write!(connection.get_mut(), "M{number} /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            assert_eq!(read_reply(&mut connection, false).unwrap().status, 404);
+        }
+    }
+
+    /// The exit code, once it has ended.
+    fn ended(&mut self) -> Option<i32> {
+        wait_until("it ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Much more than fits into a pipe and into the queue before it.
+const REQUESTS: usize = 5_000;
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up_and_what_it_lacks_is_counted_in_its_place() {
+    let mut server = Unread::start();
+    server.ask(0..REQUESTS);
+    let mut next = 0;
+    let mut dropped = 0;
+    let mut line = String::new();
+    while dropped == 0 {
+        line.clear();
+        server.stderr.read_line(&mut line).unwrap();
+        let pairs = pairs(line.trim_end()).unwrap_or_else(|| panic!("not logfmt: {line}"));
+        match &pairs[1] {
+            (name, value) if name == "method" => {
+                assert_eq!(*value, format!("M{next}"));
+                next += 1;
+            }
+            (name, value) if name == "event" && value == "log-dropped" => dropped = pairs[2].1.parse().unwrap(),
+            _ => panic!("{line}"),
+        }
+    }
+    assert_eq!(next + dropped, REQUESTS);
+    server.ask(REQUESTS..REQUESTS + 1);
+    line.clear();
+    server.stderr.read_line(&mut line).unwrap();
+    assert!(line.contains(&format!(" method=M{REQUESTS} ")), "{line}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    let mut server = Unread::start();
+    server.ask(0..REQUESTS);
+    Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
+    assert_eq!(server.ended(), Some(0));
+}
+
+#[test]
+fn a_server_that_cannot_start_ends_even_if_nobody_reads_why() {
+    for is_nonblocking in [false, true] {
+        let folder = Folder::new();
+        let (_reader, mut writer) = std::io::pipe().unwrap();
+        ioctl_fionbio(&writer, true).unwrap();
+        while match writer.write(&[b'x'; 4096]) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        } {}
+        ioctl_fionbio(&writer, is_nonblocking).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(folder.db()).stderr(writer);
+        let mut child = command.spawn().unwrap();
+        let mut code = None;
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while code.is_none() && std::time::Instant::now() < deadline {
+            code = child.try_wait().unwrap().map(|status| status.code());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(code, Some(Some(66)), "it waits for somebody to read why");
+    }
+}
+
+/// The last lines of a server often say why it has ended.
+#[test]
+fn the_last_lines_are_written_before_the_end() {
+    let mut server = Unread::start();
+    server.ask(0..300);
+    Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
+    assert_eq!(server.ended(), Some(0));
+    let lines = server.stderr.by_ref().lines().map_while(Result::ok);
+    assert_eq!(lines.filter(|line| line.contains(" method=M")).count(), 300);
 }

@@ -24,6 +24,7 @@ mod invites;
 mod kinds;
 mod links;
 mod log;
+mod memory;
 mod one_link;
 mod page;
 mod prosody;

@@ -92,6 +92,7 @@ fn a_deleted_key_has_its_invites_taken_back_through_its_own_host_alone_and_only_
     let folder = Folder::new();
     let db = folder.db();
     let key = done(&db, &["create", HOST]);
+    done(&db, &["create", "other.example"]);
     let id = key.split_once('/').unwrap().0;
     let conn = open(&db);
     fill(&conn, &format!("api/token/{id}"));
