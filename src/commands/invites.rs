@@ -8,7 +8,7 @@ use crate::create::{HostSettings, Prepared, addresses};
 use crate::duration;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::invite::{Kind, Wish};
+use crate::invite::{Kind, USES_MAX, Wish};
 use crate::json;
 use crate::log::{self, utc};
 use crate::page::apps::{self, App};
@@ -91,7 +91,10 @@ pub fn show(store: &Store, host: &Host, token: &str, json: bool) -> Result<()> {
     put("Invite", &what(&invite));
     put("Host", &invite.host);
     put("State", &when(&invite, now));
-    put("Uses", &format!("{} of {} left", invite.uses_left, invite.uses));
+    match invite.uses {
+        USES_MAX => put("Uses", "any number until it expires"),
+        uses => put("Uses", &format!("{} of {uses} left", invite.uses_left)),
+    }
     put("Link", &url);
     put("XMPP URI", &uri);
     put("Made by", &invite.source);

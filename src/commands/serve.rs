@@ -52,6 +52,9 @@ const STACK: usize = 1024 * 1024;
 /// How often expired invites are taken from the server's tables.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// How often used invites are deleted from ejabberd's table.
+const CLEAR_EVERY: Duration = Duration::from_secs(60);
+
 /// How often the counts of page views go into the file.
 const VIEWS_EVERY: Duration = Duration::from_secs(5);
 
@@ -256,7 +259,13 @@ fn keep_house(mut store: Store) -> Result<()> {
                 Ok(_) => {}
                 Err(error) => log::event(Level::Error, &[("event", &"prune-failed"), ("detail", &error)]),
             }
-            thread::sleep(PRUNE_EVERY);
+            // ejabberd refuses the invites of users whose own one it still has.
+            for _ in 0..PRUNE_EVERY.as_secs() / CLEAR_EVERY.as_secs() {
+                thread::sleep(CLEAR_EVERY);
+                if let Err(error) = store.clear_ejabberd(log::now()) {
+                    log::event(Level::Error, &[("event", &"prune-failed"), ("detail", &error)]);
+                }
+            }
         }
     };
     spawn("housekeeping", STACK, body)

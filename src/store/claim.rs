@@ -75,6 +75,7 @@ impl Store {
 impl Tx<'_> {
     /// Begins a registration with an invite under this name, which is the one of the invite where that has one.
     pub fn claim(&self, invite: &InviteRow, username: &Username, now: i64) -> Result<Claimed> {
+        self.keep_read(invite)?;
         let left = self.conn.prepare_cached(
             "SELECT uses_left FROM invited_invite WHERE token = ?1 AND state = 'pending' AND (expires_at >= ?2 OR kind = 'unread')",
         )?.query_row(params![invite.token, now], |row| row.get::<_, i64>(0)).optional()?;

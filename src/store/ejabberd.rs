@@ -145,6 +145,11 @@ pub fn delete(conn: &Connection, token: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is a table of ejabberd's invites.
+pub fn has_invites(conn: &Connection) -> Result<bool> {
+    exists(conn, "invite_token")
+}
+
 fn exists(conn: &Connection, table: &str) -> Result<bool> {
     Ok(conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?.exists([table])?)
 }

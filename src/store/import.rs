@@ -8,12 +8,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use super::{Store, Tx};
-use crate::error::{Error, Kind, Result};
+use super::{InviteRow, ServerRows, Store, Tx};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::invite::Allow;
+use crate::invite::{Allow, Invite, Kind, Server, Wish};
 use crate::json::Json;
 use crate::key::{self, Digest};
+use crate::user::Username;
 
 /// One row of a store of Prosody's.
 pub struct Item {
@@ -84,7 +85,7 @@ pub fn read_sqlite(path: &Path, db: &Path) -> Result<Vec<Item>> {
     read().map_err(|error| {
         // The way out for a database of ours is another one.
         let error = match error.kind {
-            Kind::Io => Error::new(Kind::Io, "it is damaged (copy it anew while Prosody is stopped)"),
+            ErrorKind::Io => Error::new(ErrorKind::Io, "it is damaged (copy it anew while Prosody is stopped)"),
             _ => error,
         };
         error.context(format_args!("cannot import {}", path.display()))
@@ -100,12 +101,33 @@ impl Store {
                 // This goes with a contact invite's row of its user, which says it all.
                 continue;
             }
-            jobs.push(Job::read(item, now).map_err(|why| Error::internal(format!("{}: {why}", item.place)))?);
+            let job = Job::read(item, now).and_then(|job| self.for_server(job, now));
+            jobs.push(job.map_err(|why| Error::internal(format!("{}: {why}", item.place)))?);
         }
         self.check_keys(&jobs)?;
         let mut imported = Imported::default();
         self.in_steps(&jobs, |tx, job| tx.import(job, &mut imported))?;
         Ok(imported)
+    }
+
+    /// The same job where ejabberd reads the file: an invite goes into its table.
+    fn for_server<'a>(&self, job: Job<'a>, now: i64) -> std::result::Result<Job<'a>, String> {
+        let Job::Invite { host, user, token, value, .. } = &job else { return Ok(job) };
+        let server = self.setting(host, "server").map_err(|error| error.to_string())?;
+        if Server::from_setting(server.as_deref()) == Server::Prosody {
+            return Ok(job);
+        }
+        let contact = super::prosody::contact(host, user, value);
+        let raw = if user.is_empty() { value } else { &contact };
+        let invite = InviteRow::of_prosody(host, token, raw, now).ok_or("the invite is no JSON object")?;
+        if !invite.roles.is_empty() || !invite.groups.is_empty() {
+            return Err(format!("the invite '{}' gives roles or groups, which ejabberd does not have", token.escape_debug()));
+        }
+        let username = invite.username.as_deref().map(Username::parse).transpose().map_err(|error| error.to_string())?;
+        let wish = Wish { kind: invite.kind, username, note: invite.note, ..Wish::account() };
+        let (token, source) = ((*token).to_owned(), invite.source);
+        let (created_at, expires_at) = (invite.created_at, invite.expires_at);
+        Ok(Job::Ejabberd(Box::new(Invite { token, host: host.clone(), wish, source, created_at, expires_at })))
     }
 
     /// Fails if one id would be that of two keys.
@@ -148,6 +170,7 @@ fn find_key(conn: &Connection, host: &Host, id: &str, digest: &Digest) -> Result
 enum Job<'a> {
     Key { host: Host, id: &'a str, digest: Digest, name: Option<String>, created_at: i64 },
     Invite { host: Host, user: &'a str, token: &'a str, kind: &'static str, value: String },
+    Ejabberd(Box<Invite>),
     Expired,
 }
 
@@ -201,6 +224,16 @@ impl Tx<'_> {
                     )));
                 }
             },
+            Job::Ejabberd(invite) => {
+                let mut known = self.conn.prepare_cached("SELECT 1 FROM invited_invite WHERE token = ?1")?;
+                if known.exists([&invite.token])? {
+                    // The second row of an invite that makes an account and a contact has been counted.
+                    imported.skipped += usize::from(invite.wish.kind != Kind::Contact);
+                } else {
+                    self.add_invite(invite, &ServerRows::Ejabberd)?;
+                    imported.invites += 1;
+                }
+            }
             Job::Invite { host, user, token, kind, value } => {
                 let mut query = self.conn.prepare_cached("SELECT kind FROM invited_invite WHERE token = ?1")?;
                 let known: Option<String> = query.query_row([token], |row| row.get(0)).optional()?;

@@ -9,6 +9,7 @@ use super::{Store, Tx, ejabberd, prosody};
 use crate::error::Result;
 use crate::host::Host;
 use crate::invite::{Invite, Kind, tokens_in};
+use crate::user::Username;
 use crate::views::Seen;
 
 /// The most invites that are looked at for one page, however few of them are shown: a request must not read for long.
@@ -80,9 +81,37 @@ pub struct InviteRow {
     stored_state: State,
     /// Whether it lies there as Prosody's JSON.
     unread: bool,
+    /// Whether it could be read from that.
+    is_readable: bool,
 }
 
 impl InviteRow {
+    /// An invite of Prosody's that is not in our file, from its JSON; none if that can't be read.
+    pub(super) fn of_prosody(host: &Host, token: &str, raw: &str, now: i64) -> Option<InviteRow> {
+        let mut invite = InviteRow {
+            number: 0,
+            token: token.to_owned(),
+            host: host.name().to_owned(),
+            kind: Kind::Account,
+            username: None,
+            roles: Vec::new(),
+            groups: Vec::new(),
+            note: None,
+            source: "server".to_owned(),
+            created_at: now,
+            expires_at: 0,
+            uses: 1,
+            uses_left: 1,
+            ended_at: None,
+            opened: 0,
+            app: None,
+            stored_state: State::Pending,
+            unread: true,
+            is_readable: true,
+        };
+        prosody::read(raw, &mut invite).then_some(invite)
+    }
+
     /// The name that is the only one for it: of the new account, or of the user whose password it sets.
     pub fn fixed_name(&self) -> Option<&str> {
         self.username.as_deref().filter(|_| matches!(self.kind, Kind::Account | Kind::Reset))
@@ -169,10 +198,11 @@ fn read(row: &Row) -> rusqlite::Result<InviteRow> {
         app: row.get(17)?,
         stored_state: stored_state.unwrap_or(State::Pending),
         unread: kind == "unread",
+        is_readable: true,
     };
     if invite.unread {
         let raw: Option<String> = row.get(15)?;
-        prosody::read(raw.as_deref().unwrap_or_default(), &mut invite);
+        invite.is_readable = prosody::read(raw.as_deref().unwrap_or_default(), &mut invite);
     }
     Ok(invite)
 }
@@ -256,7 +286,12 @@ impl Store {
     pub fn uses(&self, token: &str) -> Result<Vec<Use>> {
         let mut query =
             self.conn.prepare_cached("SELECT used_at, username FROM invited_use WHERE token = ?1 ORDER BY number")?;
-        let rows = query.query_map([token], |row| Ok(Use { used_at: row.get(0)?, username: row.get(1)? }))?;
+        let rows = query.query_map([token], |row| {
+            // ejabberd writes the name as the client sent it, and keeps the account under the prepared one.
+            let username: Option<String> = row.get(1)?;
+            let username = username.map(|name| Username::parse(&name).map_or(name, |name| name.as_str().to_owned()));
+            Ok(Use { used_at: row.get(0)?, username })
+        })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -357,11 +392,18 @@ impl Tx<'_> {
         invites.iter().try_for_each(|invite| self.keep_read(invite))
     }
 
-    /// Writes an invite that lay there as Prosody's JSON down in columns.
+    /// Writes an invite that lay there as Prosody's JSON down in columns. One that can't be read is left alone, there and here:
+    /// its kind is `unreadable` from then on.
     pub(super) fn keep_read(&self, invite: &InviteRow) -> Result<()> {
+        if !invite.is_readable {
+            let sql = "UPDATE invited_invite SET kind = 'unreadable' WHERE number = ?1 AND kind = 'unread'";
+            self.conn.prepare_cached(sql)?.execute([invite.number])?;
+            return Ok(());
+        }
         let mut update = self.conn.prepare_cached(
             "UPDATE invited_invite SET kind = ?2, username = ?3, roles = ?4, groups = ?5, note = ?6, source = ?7,
-                    created_at = ?8, expires_at = ?9, raw = NULL
+                    created_at = ?8, expires_at = ?9, raw = NULL, uses = ?10,
+                    uses_left = CASE WHEN state = 'pending' THEN ?11 ELSE uses_left END
               WHERE number = ?1 AND kind = 'unread'",
         )?;
         update.execute(params![
@@ -374,6 +416,8 @@ impl Tx<'_> {
             invite.source,
             invite.created_at,
             invite.expires_at,
+            invite.uses,
+            invite.uses_left,
         ])?;
         Ok(())
     }

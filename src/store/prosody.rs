@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::Store;
 use super::invite::InviteRow;
 use crate::error::Result;
-use crate::invite::{Invite, Kind};
+use crate::host::Host;
+use crate::invite::{Invite, Kind, USES_MAX};
 
 /// The rows of one invite.
 pub struct Rows {
@@ -93,6 +94,12 @@ fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: Opti
     .to_string()
 }
 
+/// A contact invite that makes no account, of which Prosody keeps only whose it is and when it expires, as the JSON of others.
+pub fn contact(host: &Host, user: &str, expires: &str) -> String {
+    let expires = expires.parse::<i64>().ok();
+    json!({ "type": "roster", "allow_registration": false, "jid": format!("{user}@{host}"), "expires": expires }).to_string()
+}
+
 /// A value of Prosody's `mod_storage_sql` by its type; none if the two do not agree.
 pub fn deserialize(kind: &str, text: &str) -> Option<Value> {
     match kind {
@@ -104,11 +111,15 @@ pub fn deserialize(kind: &str, text: &str) -> Option<Value> {
     }
 }
 
-/// Fills an invite in from the JSON that Prosody wrote. What is not there, or is not as expected, stays as it is.
-pub fn read(raw: &str, invite: &mut InviteRow) {
+/// Fills an invite in from the JSON that Prosody wrote; false if it is none. What is not there, or is not as expected, stays as
+/// it is.
+pub fn read(raw: &str, invite: &mut InviteRow) -> bool {
     let Ok(value) = serde_json::from_str::<Value>(raw) else {
-        return;
+        return false;
     };
+    if !value.is_object() {
+        return false;
+    }
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let data = &value["additional_data"];
     let reset = text(&data["allow_reset"]);
@@ -141,6 +152,11 @@ pub fn read(raw: &str, invite: &mut InviteRow) {
     let time = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
     invite.created_at = time(&value["created_at"]).unwrap_or(invite.created_at);
     invite.expires_at = time(&value["expires"]).unwrap_or(invite.expires_at);
+    // Prosody never uses such an invite up: it registers anybody until it expires.
+    if value["reusable"].as_bool() == Some(true) {
+        (invite.uses, invite.uses_left) = (USES_MAX, USES_MAX);
+    }
+    true
 }
 
 /// Deletes the rows of an invite.

@@ -7,12 +7,17 @@ use rusqlite::{Row, params};
 
 use super::invite::State;
 use super::steps::STEP;
-use super::{Store, Tx};
+use super::{Store, Tx, ejabberd};
 use crate::error::Result;
 use crate::host::Host;
 
 /// How long an invite is remembered after its end, in seconds: a year.
 const HISTORY_SECS: i64 = 365 * 86_400;
+
+/// How long ejabberd keeps a used invite, in seconds. With one that makes an account and a contact, the app of the new user may
+/// still ask for the latter.
+const USED_SECS: i64 = 60;
+const CONTACT_SECS: i64 = 3_600;
 
 /// An invite whose time has come.
 struct Due {
@@ -38,6 +43,26 @@ pub struct Pruned {
 }
 
 impl Store {
+    /// Deletes used invites from ejabberd's table: it never does so itself, and while they are there it refuses the invites that
+    /// their users make.
+    pub fn clear_ejabberd(&mut self, now: i64) -> Result<()> {
+        self.step_through(|store, _| store.used_in_ejabberd(now), |tx, token| tx.delete_used_in_ejabberd(token))?;
+        Ok(())
+    }
+
+    fn used_in_ejabberd(&self, now: i64) -> Result<Vec<String>> {
+        if !ejabberd::has_invites(&self.conn)? {
+            return Ok(Vec::new());
+        }
+        let mut query = self.conn.prepare_cached(
+            "SELECT t.token FROM invite_token AS t JOIN invited_invite AS i ON i.token = t.token
+              WHERE t.invitee > '' AND i.state <> 'pending'
+                AND i.ended_at < ?1 - iif(i.kind = 'account-and-contact', ?2, ?3) LIMIT ?4",
+        )?;
+        let rows = query.query_map(params![now, CONTACT_SECS, USED_SECS, STEP as i64], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// Reads what the XMPP server has written since the last time, so that it is listed and pruned like our own.
     pub fn catch_up(&mut self) -> Result<()> {
         self.step_through(|store, _| store.unread(STEP), |tx, invite| tx.keep_read(invite))?;
@@ -52,9 +77,10 @@ impl Store {
             |tx, invite| tx.end(&invite.token, State::Expired, now),
         )?;
         let forgotten = self.step_through(
-            |store, _| store.ended_before(now - HISTORY_SECS),
+            |store, _| store.ended_before(host, now - HISTORY_SECS),
             |tx, invite| tx.forget(invite.number, &invite.token),
         )?;
+        self.clear_ejabberd(now)?;
         self.step_through(
             |store, _| store.old_requests(now),
             |tx, (source, name)| tx.forget_request(source, name, now),
@@ -67,7 +93,7 @@ impl Store {
     fn overdue(&self, host: Option<&Host>, after: Option<&Due>, now: i64) -> Result<Vec<Due>> {
         let mut query = self.conn.prepare_cached(
             "SELECT number, token, expires_at FROM invited_invite
-              WHERE state = 'pending' AND kind <> 'unread' AND expires_at < ?1 AND (expires_at, number) > (?2, ?3)
+              WHERE state = 'pending' AND kind NOT IN ('unread', 'unreadable') AND expires_at < ?1 AND (expires_at, number) > (?2, ?3)
                 AND (?4 IS NULL OR host = ?4) ORDER BY expires_at, number LIMIT ?5",
         )?;
         let (at, number) = after.map_or((i64::MIN, 0), |invite| (invite.at, invite.number));
@@ -75,13 +101,13 @@ impl Store {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Some invites that ended before a time.
-    fn ended_before(&self, before: i64) -> Result<Vec<Due>> {
+    /// Some invites that ended before a time, of one host or of all.
+    fn ended_before(&self, host: Option<&Host>, before: i64) -> Result<Vec<Due>> {
         let mut query = self.conn.prepare_cached(
             "SELECT number, token, ended_at FROM invited_invite
-              WHERE state <> 'pending' AND ended_at < ?1 ORDER BY ended_at LIMIT ?2",
+              WHERE state <> 'pending' AND ended_at < ?1 AND (?2 IS NULL OR host = ?2) ORDER BY ended_at LIMIT ?3",
         )?;
-        let rows = query.query_map(params![before, STEP as i64], Due::read)?;
+        let rows = query.query_map(params![before, host.map(Host::name), STEP as i64], Due::read)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -113,6 +139,10 @@ impl Store {
 }
 
 impl Tx<'_> {
+    fn delete_used_in_ejabberd(&self, token: &str) -> Result<()> {
+        ejabberd::delete(self.conn, token)
+    }
+
     /// Takes an invite back unless somebody has used it meanwhile.
     fn end_unused(&self, token: &str, now: i64) -> Result<()> {
         let mut unused =

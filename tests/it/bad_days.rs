@@ -491,12 +491,12 @@ fn a_damaged_file_is_called_so_and_gives_no_wrong_answer() {
         // Nothing is left in the log.
         done(&db, &["list", HOST]);
         if !running {
-            damage(&db, 20);
+            damage(&db, 40);
         }
         let mut server = Server::start(&db);
         if running {
             assert_eq!(create(&server, &key, 0).status, 201);
-            damage(&db, 20);
+            damage(&db, 40);
         }
         let mut damaged = 0;
         for token in &made {
