@@ -236,8 +236,17 @@ fn request_digest(request: &Request) -> Digest {
 fn bad_body(pages: &Pages, request: &Request, bad: &BadBody) -> Answer {
     match bad {
         BadBody::MediaType => {
-            let why = "send application/json or application/x-www-form-urlencoded";
+            let why = match request.media_type().as_str() {
+                "multipart/form-data" => {
+                    "multipart/form-data is not read here: send application/json or application/x-www-form-urlencoded"
+                }
+                _ => "send application/json or application/x-www-form-urlencoded",
+            };
             problem(pages, request, 415, "media-type", why, None)
+        }
+        BadBody::Coding(coding) => {
+            let why = format!("a body with Content-Encoding: {coding} is not read here: send it as it is");
+            problem(pages, request, 415, "media-type", &why, None)
         }
         BadBody::Malformed(why) => problem(pages, request, 400, "bad-body", why, None),
         BadBody::Field { name, why } => problem(pages, request, 400, "bad-field", why, Some(name)),

@@ -43,6 +43,11 @@ pub fn parse(text: &str) -> Result<i64> {
     }
 }
 
+/// A whole number as people write it: digits alone, without a sign.
+pub fn whole_number(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Seconds in their largest whole unit, two units at most: `6d 23h`.
 pub fn show(seconds: i64) -> String {
     if seconds <= 0 {

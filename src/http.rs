@@ -72,10 +72,23 @@ impl Request {
 
     /// Whether a program asks that would rather have JSON: it says so, or it sent JSON and says nothing else.
     pub fn wants_json(&self) -> bool {
-        let is_json =
-            |name| self.header(name).is_some_and(|value| value.to_ascii_lowercase().contains("application/json"));
-        is_json("accept")
-            || (is_json("content-type") && self.header("accept").is_none_or(|accept| accept.contains("*/*")))
+        self.accepts("application/json")
+            || (self.media_type() == "application/json" && (self.header("accept").is_none() || self.accepts("*/*")))
+    }
+
+    /// Whether a media type is named among those that are accepted, and not as one that is not (`q=0`, RFC 9110 section 12.5.1).
+    fn accepts(&self, media_type: &str) -> bool {
+        self.header("accept").unwrap_or_default().split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts.next().is_some_and(|found| found.eq_ignore_ascii_case(media_type));
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+            is_it && weight.and_then(|weight| weight.parse::<f32>().ok()) != Some(0.0)
+        })
+    }
+
+    /// The coding of the body's content, such as `gzip`; none where it comes as it is.
+    pub fn content_coding(&self) -> Option<&str> {
+        self.header("content-encoding").map(str::trim).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
     }
 
     /// Whether a browser loads this ahead, since somebody may open it (`Sec-Purpose`, and the headers that came before it).
@@ -90,7 +103,7 @@ impl Request {
 
     /// Whether a person's browser asks, rather than a program: it names `text/html` among what it accepts.
     pub fn wants_html(&self) -> bool {
-        self.header("accept").is_some_and(|accept| accept.to_ascii_lowercase().contains("text/html"))
+        self.accepts("text/html")
     }
 }
 
@@ -172,6 +185,29 @@ mod tests {
         assert_eq!(value("redirect=", "redirect").as_deref(), Some(""));
         assert_eq!(value("", "key"), None);
         assert_eq!(value("key=%zz%f", "key").as_deref(), Some("%zz%f"));
+    }
+
+    #[test]
+    fn what_is_accepted_with_no_weight_is_not_wished_for() {
+        let wants = |headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let request = Request::new("POST", "/x", headers);
+            (request.wants_json(), request.wants_html())
+        };
+        for (accept, json, html) in [
+            ("application/json", true, false),
+            ("Application/JSON;q=0.5, text/html", true, true),
+            ("text/html,application/json;q=0", false, true),
+            ("text/html; q=0.0, application/json; q=0", false, false),
+            ("application/json-seq", false, false),
+            ("*/*", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(wants(&[("accept", accept)]), (json, html), "{accept}");
+        }
+        assert_eq!(wants(&[("content-type", "application/json; charset=utf-8")]), (true, false));
+        assert_eq!(wants(&[("content-type", "application/json"), ("accept", "*/*")]), (true, false));
+        assert_eq!(wants(&[("content-type", "application/json"), ("accept", "*/*;q=0")]), (false, false));
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Fields {
     pub known: Vec<(&'static str, Field)>,
     /// The beginning of the first name that was not looked for.
     pub unknown: Option<String>,
+    /// The name of one that is there more than once.
+    pub doubled: Option<&'static str>,
 }
 
 impl Fields {
@@ -161,7 +163,10 @@ impl<'de> Visitor<'de> for FieldsOf {
             match self.0.iter().find(|known| **known == name) {
                 Some(name) => {
                     let field = map.next_value()?;
-                    fields.known.retain(|(found, _)| found != name);
+                    if fields.known.iter().any(|(found, _)| found == name) {
+                        fields.doubled = Some(name);
+                        fields.known.retain(|(found, _)| found != name);
+                    }
                     fields.known.push((name, field));
                 }
                 None => {
@@ -242,6 +247,7 @@ mod tests {
         let texts = Field::Texts(vec!["x".to_owned(), "y".to_owned()]);
         assert_eq!(fields.known, [("c", Field::Nothing), ("a", texts), ("d", Field::Other)]);
         assert_eq!(fields.unknown.as_deref(), Some("b"));
+        assert_eq!(fields.doubled, Some("a"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The body of a `POST`: a JSON object or a form, read into a wish field by field.
 
-use crate::duration::{self, LONGEST_SECS};
+use crate::duration::{self, LONGEST_SECS, whole_number};
 use crate::http::Request;
 use crate::invite::{Kind, ROLES_MAX, Unreasonable, Wish};
 use crate::json::{self, Field, Fields};
@@ -14,6 +14,8 @@ const FIELDS: [&str; 7] = ["kind", "username", "ttl", "uses", "roles", "groups",
 pub enum BadBody {
     /// Its media type is neither of the two.
     MediaType,
+    /// It is compressed, or otherwise coded, in this way.
+    Coding(String),
     /// It is not what its media type says.
     Malformed(&'static str),
     /// A field is unknown, there twice, or has a bad value.
@@ -36,6 +38,9 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
     if request.body.is_empty() {
         return Ok(Wish::account());
     }
+    if let Some(coding) = request.content_coding() {
+        return Err(BadBody::Coding(coding.chars().take(40).collect()));
+    }
     let fields = match request.media_type().as_str() {
         "application/json" => {
             let fields = std::str::from_utf8(&request.body).ok().and_then(|text| json::fields(text, &FIELDS));
@@ -44,7 +49,14 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
         "application/x-www-form-urlencoded" => form(request)?,
         _ => return Err(BadBody::MediaType),
     };
+    if let Some(name) = fields.doubled {
+        return Err(BadBody::Field { name: name.to_owned(), why: "duplicate field".to_owned() });
+    }
     if let Some(name) = fields.unknown {
+        // What `curl -d` sends is a form unless it is told otherwise.
+        if name.trim_start().starts_with('{') {
+            return Err(BadBody::Malformed("the body looks like JSON: send it with Content-Type: application/json"));
+        }
         return Err(BadBody::Field { name, why: format!("there is no such field (there are {})", FIELDS.join(", ")) });
     }
     let mut wish = Wish::account();
@@ -67,7 +79,7 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
             }
             ("ttl", Field::Text(text)) => {
                 // A form has no numbers, only their digits.
-                let seconds = text.parse().ok().filter(|seconds| (1..=LONGEST_SECS).contains(seconds));
+                let seconds = whole_number(&text).filter(|seconds| (1..=LONGEST_SECS).contains(seconds));
                 let seconds = seconds.map_or_else(|| duration::parse(&text), Ok);
                 wish.ttl_secs = Some(seconds.map_err(|error| bad(&error.to_string()))?);
             }
@@ -99,11 +111,11 @@ fn form(request: &Request) -> Result<Fields, BadBody> {
             // One more than it may be is enough to be refused.
             ("roles" | "groups", Some((_, Field::Texts(texts)))) if texts.len() > ROLES_MAX => {}
             ("roles" | "groups", Some((_, Field::Texts(texts)))) => texts.push(value.into_owned()),
-            (_, Some(_)) => return Err(BadBody::Field { name: name.to_owned(), why: "it is there twice".to_owned() }),
+            (_, Some(_)) => return Err(BadBody::Field { name: name.to_owned(), why: "duplicate field".to_owned() }),
             // An input that was left empty.
             (_, None) if value.is_empty() => fields.known.push((name, Field::Nothing)),
             ("roles" | "groups", None) => fields.known.push((name, Field::Texts(vec![value.into_owned()]))),
-            ("uses", None) => fields.known.push((name, value.parse().map_or(Field::Other, Field::Number))),
+            ("uses", None) => fields.known.push((name, whole_number(&value).map_or(Field::Other, Field::Number))),
             (_, None) => fields.known.push((name, Field::Text(value.into_owned()))),
         }
     }
@@ -163,6 +175,10 @@ mod tests {
             ("ttl", r#"{"ttl":-1}"#),
             ("ttl", r#"{"ttl":1.5}"#),
             ("ttl", r#"{"ttl":"1m"}"#),
+            ("ttl", r#"{"ttl":"+5"}"#),
+            ("ttl", r#"{"ttl":"-5"}"#),
+            ("ttl", r#"{"ttl":60,"ttl":120}"#),
+            ("note", r#"{"note":"a","note":null}"#),
             ("ttl", r#"{"ttl":99999999999}"#),
             ("uses", r#"{"uses":-1}"#),
             ("uses", r#"{"uses":"1"}"#),
@@ -173,9 +189,20 @@ mod tests {
         ] {
             assert_eq!(bad_field(JSON, body), field);
         }
-        for (field, body) in [("uses", "uses=x"), ("kind", "kind=account&kind=reset"), ("x", "x=1"), ("ttl", "ttl=0")] {
+        for (field, body) in [
+            ("uses", "uses=x"),
+            ("kind", "kind=account&kind=reset"),
+            ("x", "x=1"),
+            ("ttl", "ttl=0"),
+            ("uses", "uses=%2B5"),
+            ("ttl", "ttl=%2B5"),
+        ] {
             assert_eq!(bad_field(FORM, body), field);
         }
+        assert_eq!(read(FORM, r#"{"kind":"account"}"#).unwrap_err(), read(FORM, r#" {"kind": "x&y=z"}"#).unwrap_err());
+        assert!(
+            matches!(read(FORM, r#"{"kind":"account"}"#), Err(BadBody::Malformed(why)) if why.contains("Content-Type"))
+        );
         for body in ["[]", "null", "{", "\"x\"", "{}{}"] {
             assert!(matches!(read(JSON, body), Err(BadBody::Malformed(_))), "{body}");
         }

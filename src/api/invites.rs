@@ -2,6 +2,7 @@
 
 use super::{JSON, Key, problem};
 use crate::create::{HostSettings, addresses};
+use crate::duration::whole_number;
 use crate::error::Result;
 use crate::http::{Answer, Request, Response};
 use crate::json;
@@ -20,9 +21,12 @@ const USES: usize = 1_000;
 /// there are more.
 pub fn list(pages: &Pages, store: &Store, request: &Request, key: &Key, now: i64) -> Result<Answer> {
     let bad = |field, why: &str| Ok(problem(pages, request, 400, "bad-field", why, Some(field)));
-    let limit = match request.query_value("limit").map(|limit| limit.parse::<usize>()) {
+    let limit = match request
+        .query_value("limit")
+        .map(|limit| whole_number(&limit).and_then(|limit| usize::try_from(limit).ok()))
+    {
         None => PAGE.0,
-        Some(Ok(limit)) if (1..=PAGE.1).contains(&limit) => limit,
+        Some(Some(limit)) if (1..=PAGE.1).contains(&limit) => limit,
         Some(_) => return bad("limit", &format!("it must be from 1 to {}", PAGE.1)),
     };
     let all = match request.query_value("all").as_deref() {

@@ -106,7 +106,8 @@ impl Options {
 }
 
 fn number(option: &str, text: &str, max: u32) -> Result<u32> {
-    text.parse().ok().filter(|number| (1..=max).contains(number)).ok_or_else(|| {
+    let number = duration::whole_number(text).and_then(|number| u32::try_from(number).ok());
+    number.filter(|number| (1..=max).contains(number)).ok_or_else(|| {
         let text = text.escape_debug();
         Error::usage(format!("'{text}' can't be --{option}: it must be a whole number from 1 to {max}"))
     })

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::head::{self, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
+use super::head::{self, BAD_CHUNK, BODY_TOO_LARGE, HEAD_TOO_LARGE, Head, Refusal, TOO_SLOW};
 use super::places::Quota;
 use super::socket::{Door, Stream};
 use super::upstream::BUSY;
@@ -20,6 +20,9 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
 /// The most bytes that are read at a time.
 const PIECE: usize = 4096;
+
+/// What tells a client to send its body (RFC 9110 section 15.2.1).
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// By how many bytes the buffer of a connection grows.
 const STEP: usize = 1024;
@@ -145,15 +148,23 @@ impl Client<'_> {
                 return Ok(None);
             }
         };
-        let head = head::read(&self.unread[..end], limits.body)?;
-        self.unread = Secret::new(self.unread[end..].to_vec());
+        let mut head = head::read(&self.unread[..end], limits.body)?;
+        self.forget(end);
+        if head.is_chunked {
+            if head.expects_continue && self.unread.is_empty() {
+                self.write(&mut [IoSlice::new(CONTINUE)], limits.answer).map_err(|_| TOO_SLOW)?;
+            }
+            let Some(body) = self.read_chunks(gate, id, deadline)? else { return Ok(None) };
+            head.body = body.len();
+            return Ok(Some((head, body)));
+        }
         let length = head.body;
         if length > limits.small && !gate.reserve(id, Quota::RequestBytes, length, deadline) {
             return Err(BUSY);
         }
         let missing = length.saturating_sub(self.unread.len());
         if head.expects_continue && missing > 0 {
-            self.write(&mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")], limits.answer).map_err(|_| TOO_SLOW)?;
+            self.write(&mut [IoSlice::new(CONTINUE)], limits.answer).map_err(|_| TOO_SLOW)?;
         }
         reserve(&mut self.unread, missing);
         while self.unread.len() < length {
@@ -169,6 +180,86 @@ impl Client<'_> {
         let mut body = std::mem::replace(&mut self.unread, rest);
         body.truncate(length);
         Ok(Some((head, body)))
+    }
+
+    /// A body that comes in chunks (RFC 9112 section 7.1); none when the client has gone. Extensions and trailers mean nothing
+    /// here, and together with the sizes they take no more than a head.
+    fn read_chunks(&mut self, gate: &Gate, id: u64, deadline: Instant) -> Result<Option<Secret<Vec<u8>>>, Refusal> {
+        let limits = &gate.limits;
+        let mut body = Secret::new(Vec::new());
+        let (mut around, mut is_large) = (0, false);
+        loop {
+            let (start, size) = loop {
+                if let Some(found) = head::chunk(&self.unread)? {
+                    break found;
+                }
+                if self.read_until(deadline, PIECE)? == 0 {
+                    return Ok(None);
+                }
+            };
+            self.forget(start);
+            around += start;
+            let size = usize::try_from(size).ok().filter(|size| body.len().saturating_add(*size) <= limits.body);
+            let size = size.filter(|_| around <= limits.head).ok_or(BODY_TOO_LARGE)?;
+            if size == 0 {
+                break;
+            }
+            if body.len() + size > limits.small && !is_large {
+                if !gate.reserve(id, Quota::RequestBytes, limits.body, deadline) {
+                    return Err(BUSY);
+                }
+                is_large = true;
+            }
+            let room = (body.len() + size).next_multiple_of(PIECE) - body.len();
+            reserve(&mut body, room);
+            let mut left = size;
+            while left > 0 {
+                if self.unread.is_empty() && self.read_until(deadline, PIECE)? == 0 {
+                    return Ok(None);
+                }
+                let taken = left.min(self.unread.len());
+                body.extend_from_slice(&self.unread[..taken]);
+                self.forget(taken);
+                left -= taken;
+            }
+            match self.read_line(deadline)? {
+                Some(line) if line.is_empty() => around += 2,
+                Some(_) => return Err(BAD_CHUNK),
+                None => return Ok(None),
+            }
+        }
+        loop {
+            match self.read_line(deadline)? {
+                Some(line) if line.is_empty() => return Ok(Some(body)),
+                Some(line) => around += line.len() + 2,
+                None => return Ok(None),
+            }
+            if around > limits.head {
+                return Err(BODY_TOO_LARGE);
+            }
+        }
+    }
+
+    /// A line of a body without its end; none when the client has gone.
+    fn read_line(&mut self, deadline: Instant) -> Result<Option<Secret<Vec<u8>>>, Refusal> {
+        loop {
+            if let Some(at) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let mut line = Secret::new(self.unread[..at].to_vec());
+                self.forget(at + 1);
+                return if line.pop() == Some(b'\r') { Ok(Some(line)) } else { Err(BAD_CHUNK) };
+            }
+            if self.unread.len() > PIECE {
+                return Err(BAD_CHUNK);
+            }
+            if self.read_until(deadline, PIECE)? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Drops the first bytes of those that have been read and not been used.
+    fn forget(&mut self, bytes: usize) {
+        self.unread = Secret::new(self.unread[bytes..].to_vec());
     }
 
     fn read_until(&mut self, deadline: Instant, most: usize) -> Result<usize, Refusal> {
@@ -261,7 +352,6 @@ fn refusal_text(metrics: &Metrics, refusal: Refusal, peer: &str) -> String {
     log::event(Level::of_status(status), &pairs);
     let (title, text) = match status {
         408 => ("Request Timeout", "the request took too long to arrive"),
-        411 => ("Length Required", "send the body with a Content-Length"),
         413 => ("Content Too Large", "the body is too large"),
         417 => ("Expectation Failed", "only 100-continue can be expected"),
         431 => ("Request Header Fields Too Large", "the head of the request is too large"),
@@ -275,7 +365,7 @@ fn refusal_text(metrics: &Metrics, refusal: Refusal, peer: &str) -> String {
     let retry = if status == 503 { "Retry-After: 5\r\n" } else { "" };
     format!(
         "HTTP/1.1 {status} {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{retry}\
-         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+         Cache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
 }

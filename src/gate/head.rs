@@ -28,6 +28,7 @@ const PASSED: &[&str] = &[
     "x-purpose",
     "x-moz",
     "sec-fetch-site",
+    "content-encoding",
 ];
 
 /// Room for the lines that the gate adds to a head.
@@ -50,14 +51,20 @@ const fn refuse(status: u16, reason: &'static str) -> Refusal {
 pub const TOO_SLOW: Refusal = refuse(408, "gate-timeout");
 /// The head is larger than it may be.
 pub const HEAD_TOO_LARGE: Refusal = refuse(431, "gate-head-too-large");
+/// The body is larger than it may be.
+pub const BODY_TOO_LARGE: Refusal = refuse(413, "gate-body-too-large");
+/// The body is not what chunks look like.
+pub const BAD_CHUNK: Refusal = refuse(400, "gate-chunk");
 
 /// A head that was found good.
 #[derive(Debug)]
 pub struct Head {
     /// Written anew for the loop behind the gate; whole once it is [`Head::completed`].
     pub rewritten: Secret<String>,
-    /// Bytes of body that follow.
+    /// Bytes of body that follow; of one that comes in chunks, none until it has been read.
     pub body: usize,
+    /// Whether the body comes in chunks (RFC 9112 section 7.1).
+    pub is_chunked: bool,
     /// Whether the answer to it has no body, its method being `HEAD`.
     pub is_head: bool,
     /// Whether the client is able and willing to send another request on the same connection.
@@ -108,7 +115,8 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     if headers.count("host") > 1 || (is_new && headers.count("host") == 0) {
         return Err(refuse(400, "gate-host"));
     }
-    let (body, expects_continue) = body(&headers, body_max)?;
+    let is_chunked = is_chunked(&headers, is_new)?;
+    let (body, expects_continue) = body(&headers, body_max, is_chunked)?;
     // With room for all that came, so that it does not grow, and leave copies of keys behind.
     let mut rewritten = Secret::new(String::with_capacity(bytes.len() + COMPLETION));
     let _ = write!(rewritten, "{method} {} HTTP/1.1\r\n", origin_form(method, target)?);
@@ -135,6 +143,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
     Ok(Head {
         rewritten,
         body,
+        is_chunked,
         is_head: method == "HEAD",
         keep_alive: if is_new { !has("close") } else { has("keep-alive") },
         expects_continue: expects_continue && is_new,
@@ -175,12 +184,7 @@ fn origin_form<'a>(method: &str, target: &'a str) -> Result<&'a str, Refusal> {
 }
 
 /// The length of the body, and whether the client waits to be told to send it.
-fn body(headers: &Headers, body_max: usize) -> Result<(usize, bool), Refusal> {
-    if headers.count("transfer-encoding") > 0 {
-        // Together with a length it is an attack; alone it is a client that can be told to send the length.
-        let both = headers.count("content-length") > 0;
-        return Err(if both { refuse(400, "gate-two-lengths") } else { refuse(411, "gate-chunked") });
-    }
+fn body(headers: &Headers, body_max: usize, is_chunked: bool) -> Result<(usize, bool), Refusal> {
     let length = match headers.single("content-length").map_err(|_| refuse(400, "gate-two-lengths"))? {
         None => 0,
         Some(value) => {
@@ -190,16 +194,42 @@ fn body(headers: &Headers, body_max: usize) -> Result<(usize, bool), Refusal> {
             }
             // A number that does not fit is too large as well.
             let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-            length.filter(|length| *length <= body_max).ok_or(refuse(413, "gate-body-too-large"))?
+            length.filter(|length| *length <= body_max).ok_or(BODY_TOO_LARGE)?
         }
     };
     let expects_continue = match headers.single("expect")? {
         None => false,
-        Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") => length > 0,
+        Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") => length > 0 || is_chunked,
         Some(_) => return Err(refuse(417, "gate-expectation")),
     };
     Ok((length, expects_continue))
 }
+
+/// Whether the body comes in chunks. Any other coding of its transfer is refused, and so is a length beside it: somebody on the
+/// way could have read the other one.
+fn is_chunked(headers: &Headers, is_new: bool) -> Result<bool, Refusal> {
+    let mut codings = headers.all("transfer-encoding");
+    let Some(coding) = codings.next() else { return Ok(false) };
+    if headers.count("content-length") > 0 {
+        return Err(refuse(400, "gate-two-lengths"));
+    }
+    let is_known = coding.trim_ascii().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    if is_known && is_new { Ok(true) } else { Err(refuse(400, "gate-transfer-coding")) }
+}
+
+/// The beginning of a chunk: how many bytes it takes, and how many bytes of body follow it; none if it is not all there.
+pub fn chunk(bytes: &[u8]) -> Result<Option<(usize, u64)>, Refusal> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+    // What is not a size, or an extension of it, can belong to no chunk.
+    match httparse::parse_chunk_size(&bytes[..end]) {
+        Ok(httparse::Status::Complete(found)) => Ok(Some(found)),
+        Ok(httparse::Status::Partial) if end == bytes.len() && bytes.len() < CHUNK_LINE => Ok(None),
+        _ => Err(BAD_CHUNK),
+    }
+}
+
+/// The most bytes of the line that begins a chunk.
+const CHUNK_LINE: usize = 256;
 
 struct Headers<'a>(&'a [httparse::Header<'a>]);
 
@@ -270,7 +300,12 @@ mod tests {
             (400, "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
             (505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
             (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-            (411, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (200, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked \r\n\r\n"),
+            (400, "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n"),

@@ -32,12 +32,19 @@ impl Input {
     /// Reads a form or a JSON object, both with the fields `token`, `user`, `password` and `app_id`; JSON with `username` too,
     /// as `mod_invites_register_api` has it. What else is there means nothing. The token may be in the query as well.
     pub fn read(request: &Request) -> std::result::Result<Input, (u16, &'static str, &'static str)> {
+        if request.content_coding().is_some() {
+            return Err((415, "media-type", "send the body as it is, without Content-Encoding"));
+        }
         let mut input = Input::default();
         match request.media_type().as_str() {
             "application/x-www-form-urlencoded" => request.form().for_each(|(name, value)| input.set(&name, value)),
             "application/json" => {
                 let fields = std::str::from_utf8(&request.body).ok().and_then(|text| json::fields(text, &FIELDS));
-                for (name, field) in fields.ok_or((400, "bad-body", "the body is not a JSON object"))?.known {
+                let fields = fields.ok_or((400, "bad-body", "the body is not a JSON object"))?;
+                if fields.doubled.is_some() {
+                    return Err((400, "bad-body", "a field of the JSON object is there more than once"));
+                }
+                for (name, field) in fields.known {
                     if let Field::Text(text) = field {
                         input.set(name, text.into());
                     }

@@ -121,9 +121,13 @@ impl Store {
         let raw = if user.is_empty() { value } else { &contact };
         let invite = InviteRow::of_prosody(host, token, raw, now).ok_or("the invite is no JSON object")?;
         if !invite.roles.is_empty() || !invite.groups.is_empty() {
-            return Err(format!("the invite '{}' gives roles or groups, which ejabberd does not have", token.escape_debug()));
+            return Err(format!(
+                "the invite '{}' gives roles or groups, which ejabberd does not have",
+                token.escape_debug()
+            ));
         }
-        let username = invite.username.as_deref().map(Username::parse).transpose().map_err(|error| error.to_string())?;
+        let username =
+            invite.username.as_deref().map(Username::parse).transpose().map_err(|error| error.to_string())?;
         let wish = Wish { kind: invite.kind, username, note: invite.note, ..Wish::account() };
         let (token, source) = ((*token).to_owned(), invite.source);
         let (created_at, expires_at) = (invite.created_at, invite.expires_at);

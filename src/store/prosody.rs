@@ -97,7 +97,8 @@ fn value(invite: &Invite, uri: &str, landing_page: &str, expires: i64, old: Opti
 /// A contact invite that makes no account, of which Prosody keeps only whose it is and when it expires, as the JSON of others.
 pub fn contact(host: &Host, user: &str, expires: &str) -> String {
     let expires = expires.parse::<i64>().ok();
-    json!({ "type": "roster", "allow_registration": false, "jid": format!("{user}@{host}"), "expires": expires }).to_string()
+    json!({ "type": "roster", "allow_registration": false, "jid": format!("{user}@{host}"), "expires": expires })
+        .to_string()
 }
 
 /// A value of Prosody's `mod_storage_sql` by its type; none if the two do not agree.

@@ -198,8 +198,17 @@ fn malformed() -> Vec<(u16, Vec<u8>)> {
         (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\nx"),
         (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\nx"),
         (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
-        (411, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        (411, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxyz\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx0\r\n\r\n"),
+        (413, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n"),
+        (413, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"),
         (413, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n"),
         (417, "POST / HTTP/1.1\r\nHost: a\r\nExpect: cake\r\nContent-Length: 1\r\n\r\nx"),
         (505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
@@ -263,6 +272,65 @@ fn the_largest_body_is_taken() {
 
 /// As many connections that stall as there are workers, twice, and one that sends a byte a second: a request has ten seconds
 /// in all, and nobody else waits for it.
+/// What clients send that do not know the length beforehand.
+#[test]
+fn a_body_in_chunks_is_the_same_as_one_with_a_length() {
+    let (_folder, server, key) = serving();
+    let head = format!(
+        "POST /invites_api HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nAccept: application/json\r\n\
+         Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    );
+    let body = format!(r#"{{"note":"{}"}}"#, "n".repeat(900));
+    let chunks = |size: usize| -> String {
+        body.as_bytes()
+            .chunks(size)
+            .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()))
+            .collect()
+    };
+    let mut connection = open(server.addr);
+    // Several on one connection, so that one that was read too far would spoil the next.
+    for (size, end) in [(1, "0\r\n\r\n"), (7, "000\r\n\r\n"), (912, "0;x=\"y\"\r\nTrailer: z\r\nAnother: z\r\n\r\n")] {
+        let reply = ask(&mut connection, &format!("{head}\r\n{}{end}", chunks(size)));
+        assert_eq!(reply.status, 201, "{size}: {reply:?}");
+        assert!(reply.body.contains(&"n".repeat(900)), "{reply:?}");
+    }
+    // Larger than what each connection has of its own, with all pieces of the connection at odds with those of the body.
+    let long = format!(r#"{{"kind":"account"{}}}"#, " ".repeat(60_000));
+    let chunked: String = long
+        .as_bytes()
+        .chunks(1_500)
+        .map(|chunk| format!("{:X}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()))
+        .collect();
+    assert_eq!(ask(&mut connection, &format!("{head}\r\n{chunked}0\r\n\r\n")).status, 201);
+    let mut slow = open(server.addr);
+    slow.get_mut().write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    slow.read_line(&mut line).unwrap();
+    assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+    slow.read_line(&mut line).unwrap();
+    for byte in format!("{}0\r\n\r\n", chunks(400)).bytes() {
+        slow.get_mut().write_all(&[byte]).unwrap();
+    }
+    assert_eq!(read_reply(&mut slow, false).unwrap().status, 201);
+    // What only surrounds a body has a bound as well.
+    let many = format!("{head}\r\n{}", "1\r\nx\r\n".repeat(20_000));
+    assert_eq!(last_status(server.addr, many.as_bytes()), 413);
+    let trailers = format!("{head}\r\n0\r\n{}", "X: y\r\n".repeat(10_000));
+    assert_eq!(last_status(server.addr, trailers.as_bytes()), 413);
+}
+
+/// A script of a web page would otherwise hear no more than that it failed.
+#[test]
+fn scripts_of_other_sites_can_read_why_they_are_refused() {
+    let (_folder, server, _) = serving();
+    for target in ["/invite?unknown", "/nothing", "/invites_api?key=a/b", "/robots.txt"] {
+        assert_eq!(server.get(target).header("access-control-allow-origin"), Some("*"), "{target}");
+    }
+    assert_eq!(server.get("/register?t=unknown").header("access-control-allow-origin"), None);
+    let refused = server.send("POST", "/invites_api", &[("Content-Length", "1")], b"xx");
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (400, Some("*")));
+}
+
 #[test]
 fn stalled_requests_time_out_and_hold_nobody_up() {
     assert!(include_str!("../../src/server.rs").contains(&format!("pub const WORKERS: usize = {WORKERS};")));
