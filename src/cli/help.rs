@@ -58,8 +58,8 @@ Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
 
 Deletes the API key ID of HOST. It is of no use from the next request on, also on a running server.
 Invites that were made with it stay good, unless --revoke-unused takes back those that nobody has
-used; if that is interrupted, the same command again goes on. Prints nothing; exit code 1 if there is
-no such key.
+used; if that is interrupted, the same command again goes on. Prints nothing; exit code 1 if there
+is no such key.
 ";
 
 pub const INVITE: &str = "\
