@@ -118,8 +118,8 @@ Brings in the API keys and the pending invites that Prosody's own modules have m
 bookmarks and links that are out already go on working. FILE is Prosody's folder of a host or a file
 in it, such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
 Everything is checked before anything is written; if the writing is interrupted, the same import
-again goes on. Prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has expired,
-is skipped.
+again goes on. Prints what came: `2 keys, 5 invites, 0 skipped`. What is here already, or has
+expired, is skipped.
 ";
 
 pub const SERVE: &str = "\

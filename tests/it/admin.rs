@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PROGRAM, Reply, Server, connect, create_key, done, exchange};
+use crate::harness::{Folder, PROGRAM, Reply, Server, connect, create_key, done, exchange, old_file};
 
 const HOST: &str = "example.com";
 
@@ -336,24 +335,20 @@ fn tallies_do_not_go_down_when_invites_are_forgotten() {
 #[test]
 fn tallies_of_a_file_from_before_them_begin_with_what_is_there() {
     let folder = Folder::new();
-    let key = create_key(&folder.db(), HOST);
-    let tokens: Vec<String> = (0..3).map(|_| token_of(&folder.db())).collect();
-    done(&folder.db(), &["revoke", HOST, &tokens[0]]);
-    let db = Connection::open(folder.db()).unwrap();
+    let db = old_file(&folder.db(), 3);
     db.execute_batch(
-        "DROP TRIGGER invited_tally_made; DROP TRIGGER invited_tally_ended; DROP TABLE invited_tally;
-         UPDATE invited_meta SET value = '3' WHERE name = 'schema'",
+        "INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at, state, ended_at) VALUES
+         ('a', 'example.com', 'account', 'cli', 1, 9999999999, 'revoked', 9999999999),
+         ('b', 'example.com', 'account', 'cli', 1, 9999999999, 'pending', NULL),
+         ('c', 'example.com', 'account', 'cli', 1, 9999999999, 'pending', NULL)",
     )
     .unwrap();
     drop(db);
+    let key = "key/secret".to_owned();
     let site = Site::serve(folder, key, &mut Command::new(PROGRAM));
     site.make();
     let metrics = site.metrics();
     assert_eq!(metrics.get(r#"invited_invites_made_total{host="example.com"}"#), 4.0);
     assert_eq!(metrics.get(r#"invited_invites_ended_total{host="example.com",state="revoked"}"#), 1.0);
     assert_eq!(metrics.get(r#"invited_invites_pending{host="example.com"}"#), 3.0);
-}
-
-fn token_of(db: &Path) -> String {
-    done(db, &["invite", HOST]).trim_end().split_once('?').unwrap().1.to_owned()
 }
