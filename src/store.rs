@@ -167,9 +167,10 @@ impl Store {
             // With the first read its log is opened, which stays until the last connection of all goes.
             conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
             // A cache of 256 KiB: lookups touch a handful of pages, and there are several connections.
+            // The log starts over rarely, since SQLite syncs its head under the write lock then; the limit is as many pages.
             conn.execute_batch(
                 "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA temp_store = MEMORY;
-                 PRAGMA journal_size_limit = 16777216",
+                 PRAGMA wal_autocheckpoint = 4096; PRAGMA journal_size_limit = 16777216",
             )?;
             Ok(conn)
         };
@@ -218,18 +219,31 @@ impl Store {
 
     /// Runs one write transaction and returns when what it wrote would survive a power cut.
     pub fn write<T>(&mut self, job: impl FnOnce(&Tx) -> Result<T>) -> Result<T> {
-        let place = self.place.clone();
-        let write = || -> Result<T> {
+        let outcome = self.commit(job)?;
+        self.sync()?;
+        Ok(outcome)
+    }
+
+    /// Runs one write transaction, of which a power cut leaves all or nothing until [`Store::sync`].
+    fn commit<T>(&mut self, job: impl FnOnce(&Tx) -> Result<T>) -> Result<T> {
+        let commit = || -> Result<T> {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let outcome = job(&Tx { conn: &tx })?;
             tx.commit()?;
-            place.sync()?;
             Ok(outcome)
         };
-        write().map_err(|error| match error.kind {
+        commit().map_err(|error| self.cannot_write(error))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.place.sync().map_err(|error| self.cannot_write(error))
+    }
+
+    fn cannot_write(&self, error: Error) -> Error {
+        match error.kind {
             Kind::NotFound | Kind::Refused | Kind::Usage => error,
-            _ => error.context(format_args!("cannot write to {}", place.path().display())),
-        })
+            _ => error.context(format_args!("cannot write to {}", self.place.path().display())),
+        }
     }
 
     /// The value of a host's setting, if it is set.

@@ -16,15 +16,15 @@ pub(super) const STEP: usize = 128;
 /// A transaction begins no further job after this time: on a slow disk, a few rows can take as long as many elsewhere.
 const HOLD: Duration = Duration::from_millis(1);
 
-/// The pause after each transaction: the server's writer asks for the lock every millisecond.
+/// The pause after each transaction: longer than the server's writer waits until it asks for the lock once more.
 const PAUSE: Duration = Duration::from_millis(2);
 
 impl Store {
-    /// Does a job for each item, in as many transactions as it takes.
+    /// Does a job for each item, in as many transactions as it takes, and syncs once.
     pub(super) fn in_steps<T>(&mut self, items: &[T], mut job: impl FnMut(&Tx, &T) -> Result<()>) -> Result<()> {
         let mut rest = items;
         while !rest.is_empty() {
-            let done = self.write(|tx| {
+            let done = self.commit(|tx| {
                 let start = Instant::now();
                 let mut done = 0;
                 for item in rest.iter().take(STEP) {
@@ -39,7 +39,7 @@ impl Store {
             rest = &rest[done..];
             thread::sleep(PAUSE);
         }
-        Ok(())
+        self.sync()
     }
 
     /// Does a job for all that `find` finds, some at a time; `find` is given the last item of the time before. Returns
@@ -53,11 +53,11 @@ impl Store {
         loop {
             let mut found = find(self, last.as_ref())?;
             count += found.len();
-            self.in_steps(&found, &job)?;
-            match found.pop() {
-                Some(item) => last = Some(item),
-                None => return Ok(count),
+            if found.is_empty() {
+                return Ok(count);
             }
+            self.in_steps(&found, &job)?;
+            last = found.pop();
         }
     }
 }

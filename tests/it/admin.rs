@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Folder, PROGRAM, Reply, Server, connect, create_key, done, exchange};
+use crate::harness::{Folder, PROGRAM, Reply, Server, connect, create_key, done, exchange, old_file};
 
 const HOST: &str = "example.com";
 
@@ -336,21 +335,16 @@ fn tallies_do_not_go_down_when_invites_are_forgotten() {
 #[test]
 fn tallies_of_a_file_from_before_them_begin_with_what_is_there() {
     let folder = Folder::new();
-    let db = Connection::open(folder.db()).unwrap();
-    for step in ["schema.sql", "schema-2.sql", "schema-3.sql"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(step);
-        db.execute_batch(&std::fs::read_to_string(path).unwrap()).unwrap();
-    }
+    let db = old_file(&folder.db(), 3);
     db.execute_batch(
-        "INSERT INTO invited_meta VALUES ('schema', '3');
-         INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at, state)
-         VALUES ('a', 'example.com', 'account', 'cli', 1, 4000000000, 'revoked'),
-                ('b', 'example.com', 'account', 'cli', 1, 4000000000, 'pending'),
-                ('c', 'example.com', 'account', 'cli', 1, 4000000000, 'pending')",
+        "INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at, state, ended_at) VALUES
+         ('a', 'example.com', 'account', 'cli', 1, 9999999999, 'revoked', 9999999999),
+         ('b', 'example.com', 'account', 'cli', 1, 9999999999, 'pending', NULL),
+         ('c', 'example.com', 'account', 'cli', 1, 9999999999, 'pending', NULL)",
     )
     .unwrap();
     drop(db);
-    let key = create_key(&folder.db(), HOST);
+    let key = "key/secret".to_owned();
     let site = Site::serve(folder, key, &mut Command::new(PROGRAM));
     site.make();
     let metrics = site.metrics();

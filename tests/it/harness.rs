@@ -96,6 +96,25 @@ pub fn create_key(db: &Path, host: &str) -> String {
     done(db, &["create", host]).trim_end().to_owned()
 }
 
+/// Makes a file as this version of the schema left it, with the key `key/secret` of example.com.
+pub fn old_file(db: &Path, version: usize) -> rusqlite::Connection {
+    let conn = rusqlite::Connection::open(db).unwrap();
+    conn.busy_timeout(PATIENCE).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    for step in 1..=version {
+        let name = if step == 1 { "schema.sql".to_owned() } else { format!("schema-{step}.sql") };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(name);
+        conn.execute_batch(&std::fs::read_to_string(path).unwrap()).unwrap();
+    }
+    conn.execute("INSERT INTO invited_meta VALUES ('schema', ?1)", [version.to_string()]).unwrap();
+    conn.execute_batch(
+        "INSERT INTO invited_key (id, host, digest, created_at, allow) VALUES
+         ('key', 'example.com', X'2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b', 1, 'account')",
+    )
+    .unwrap();
+    conn
+}
+
 /// `invited serve` on a free port of this machine; killed when it is dropped.
 pub struct Server {
     child: Child,
