@@ -18,9 +18,6 @@ use crate::secret::{Secret, wipe};
 /// unread bytes would reset it, and the client would never see why it was refused.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
-/// The most bytes that are read at a time.
-const PIECE: usize = 4096;
-
 /// By how many bytes the buffer of a connection grows.
 const STEP: usize = 1024;
 
@@ -191,23 +188,22 @@ impl Client<'_> {
             self.stream.set_read_timeout(wait.max(Duration::from_millis(1)))?;
             self.timeout = Some(wait);
         }
-        let mut bytes = [0; PIECE];
-        loop {
-            match { self.stream }.read(&mut bytes[..most.min(PIECE)]) {
-                Ok(read) => {
-                    let needed = self.unread.len() + read;
-                    if needed > self.unread.capacity() {
-                        // By itself it would double.
-                        let length = self.unread.len();
-                        self.unread.reserve_exact(needed.next_multiple_of(STEP) - length);
-                    }
-                    self.unread.extend_from_slice(&bytes[..read]);
-                    return Ok(read);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        // Straight into the buffer, and no more than fits: the stack of each connection stays small, and the buffer does not
+        // double.
+        let length = self.unread.len();
+        if self.unread.capacity() == length {
+            self.unread.reserve_exact(STEP);
         }
+        let capacity = self.unread.capacity();
+        self.unread.resize(capacity.min(length + most), 0);
+        let outcome = loop {
+            match { self.stream }.read(&mut self.unread[length..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
+        self.unread.truncate(length + outcome.as_ref().map_or(0, |read| *read));
+        outcome
     }
 
     /// Writes all bytes within this time.
@@ -249,7 +245,7 @@ impl Client<'_> {
         let mut thrown_away = 0;
         while thrown_away < LINGER.1 {
             self.unread.clear();
-            match self.read_until(deadline, PIECE) {
+            match self.read_until(deadline, STEP) {
                 Ok(read) if read > 0 => thrown_away += read,
                 _ => return,
             }
