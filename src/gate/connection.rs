@@ -281,19 +281,22 @@ impl Client<'_> {
             self.stream.set_read_timeout(wait.max(Duration::from_millis(1)))?;
             self.timeout = Some(wait);
         }
-        let mut bytes = Secret::new([0; PIECE]);
-        loop {
-            match { self.stream }.read(&mut bytes[..most.min(PIECE)]) {
-                Ok(read) => {
-                    let missing = (self.unread.len() + read).next_multiple_of(STEP) - self.unread.len();
-                    reserve(&mut self.unread, missing);
-                    self.unread.extend_from_slice(&bytes[..read]);
-                    return Ok(read);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        // Straight into the buffer, and no more than fits: the stack of each connection stays small, and the buffer does not
+        // double.
+        let length = self.unread.len();
+        if self.unread.capacity() == length {
+            reserve(&mut self.unread, STEP);
         }
+        let capacity = self.unread.capacity();
+        self.unread.resize(capacity.min(length + most), 0);
+        let outcome = loop {
+            match { self.stream }.read(&mut self.unread[length..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
+        self.unread.truncate(length + outcome.as_ref().map_or(0, |read| *read));
+        outcome
     }
 
     /// Writes all bytes within this time.

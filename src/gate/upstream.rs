@@ -18,6 +18,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a new connection may take to be served.
 const OPEN: Duration = Duration::from_secs(1);
 
+/// So many bytes are read at a time until the head of an answer is whole. Most have fewer.
+const HEAD_STEP: usize = 1024;
+
 /// What a worker answers at once.
 const PROBE: &str = "OPTIONS * HTTP/1.1\r\n\r\n";
 
@@ -151,21 +154,20 @@ impl Drop for Taken<'_> {
 
 /// Reads an answer, which always has a `Content-Length` if it has a body. None if there is no room for that.
 fn receive(stream: &mut UnixStream, is_head: bool, may_keep: impl FnOnce(usize) -> bool) -> io::Result<Option<Answer>> {
-    let mut bytes = Vec::with_capacity(1024);
-    let mut chunk = [0; 4096];
+    let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break at;
         }
-        let read = match stream.read(&mut chunk) {
+        let length = bytes.len();
+        bytes.resize(length + HEAD_STEP, 0);
+        let read = match stream.read(&mut bytes[length..]) {
             // A read with a time limit ends so when the process was stopped and goes on (signal(7)).
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             outcome => outcome?,
         };
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(&chunk[..read]);
+        bytes.truncate(length + read);
     };
     let (head, length) = answer_head(&bytes[..end])?;
     let mut body = bytes.split_off(end + 4);
