@@ -38,7 +38,20 @@ fn owner(path: &Path) -> Option<Metadata> {
     let is_shared = around.metadata().is_ok_and(|found| found.mode() & 0o022 != 0);
     let file = path.metadata().ok().filter(|_| is_shared);
     let folders = around.ancestors().filter_map(|folder| folder.metadata().ok());
-    folders.chain(file).find(|found| found.uid() != 0)
+    folders.chain(file).find(|found| found.uid() != 0 && exists(found.uid()))
+}
+
+/// Whether there is such a user here. In a container (a user namespace), files of users from outside have an owner that nobody
+/// in it can be; to them, its root is any user.
+fn exists(uid: u32) -> bool {
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return true };
+    let is_in = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        let ids = first.unwrap_or(0)..first.unwrap_or(0).saturating_add(count.unwrap_or(u64::MAX));
+        ids.contains(&u64::from(uid))
+    };
+    map.lines().any(is_in)
 }
 
 impl User {

@@ -485,3 +485,21 @@ fn root_reads_and_writes_in_another_users_folder_what_that_user_could() {
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
     assert_eq!(groups.trim(), NOBODY.to_string());
 }
+
+/// Its files and folders belong to a user that is none there.
+#[test]
+fn root_of_a_container_works_with_the_rights_that_it_has() {
+    let Some(shared) = Shared::new() else { return };
+    let is_there = Command::new("unshare").args(["--user", "--map-root-user", "true"]).output();
+    if !available("unshare", is_there.is_ok_and(|output| output.status.success())) {
+        return;
+    }
+    let of_outside = shared.folder.file("of-outside");
+    std::fs::create_dir(&of_outside).unwrap();
+    chown(&of_outside, Some(1_234), Some(1_234)).unwrap();
+    std::fs::set_permissions(&of_outside, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", PROGRAM, "create", "example.com", "--db"]);
+    let output = command.arg(of_outside.join("invited.sqlite")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

@@ -31,7 +31,7 @@ with_both_releases! {
 const HOST: &str = "example.com";
 
 /// All words that there are, as the README lists them.
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "clock",
     "file",
     "mode",
@@ -43,6 +43,7 @@ const CHECKS: [&str; 28] = [
     "journal",
     "lock",
     "settings",
+    "sandbox",
     "triggers",
     "xmpp",
     "tls",
