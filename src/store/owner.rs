@@ -1,5 +1,5 @@
 //! Whose rights root uses. Another user that owns a folder can swap its files for links at any moment, and so lead root astray:
-//! there, root works as that user, who then reaches nothing that was out of reach before.
+//! there, root works as that user, and so reaches nothing that this user could not reach anyway.
 //!
 //! Rights are those of the calling thread, so that all of this comes before any other thread.
 
@@ -76,7 +76,7 @@ impl User {
         let (uid, error) = (self.uid, io::Error::from(error));
         Error::new(
             Kind::Permission,
-            format!("root cannot work as user {uid}, who owns the folder: {error} (run as that user)"),
+            format!("root cannot work as user {uid}, the owner of the folder: {error} (run as that user)"),
         )
     }
 
