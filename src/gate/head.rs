@@ -127,7 +127,7 @@ pub fn read(bytes: &[u8], body_max: usize) -> Result<Head, Refusal> {
         }
     }
     let has = |word: &str| connection.iter().any(|found| found == word);
-    debug_assert!(rewritten.len() <= room);
+    debug_assert_eq!(rewritten.capacity(), room);
     Ok(Head {
         rewritten,
         body,
@@ -300,7 +300,8 @@ mod tests {
     #[test]
     fn no_copy_of_a_key_outlives_its_request() {
         let key = Secret::new(crate::random::base64url::<48>().unwrap());
-        let turned: Vec<u8> = key.bytes().map(|byte| !byte).collect();
+        // The first bytes of freed memory are used for other things.
+        let turned: Vec<u8> = key.bytes().skip(32).map(|byte| !byte).collect();
         let pieces = ["GET /x?key=", &key, " HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ", &key, "\r\n\r\n"];
         let request = crate::secret::concat(&pieces);
         assert_eq!(copies_in_memory(&turned), 3);
