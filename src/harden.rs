@@ -5,7 +5,7 @@
 //! Where the kernel has no Landlock, or an older one, as much of it as there is. Restricts the calling thread and those that
 //! it starts from then on, so that it has to come before any thread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::io;
@@ -84,7 +84,8 @@ fn certificates() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let found = openssl_probe::probe();
     let named = ["SSL_CERT_DIR", "TZDIR"].into_iter().filter_map(env::var_os);
     let named = named.flat_map(|list| env::split_paths(&list).collect::<Vec<_>>());
-    (found.cert_file.into_iter().collect(), named.chain(found.cert_dir).collect())
+    let folders: BTreeSet<PathBuf> = named.chain(found.cert_dir).collect();
+    (found.cert_file.into_iter().collect(), folders.into_iter().collect())
 }
 
 /// What has to be allowed for these files and folders, and for the links in the folders, outside of the system's own folders.
@@ -96,13 +97,25 @@ fn targets(files: &[PathBuf], folders: &[PathBuf]) -> BTreeSet<PathBuf> {
     // A link to a file beside it, as most of those are that have a digest for a name, leads nowhere else.
     let leads_away = |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to.parent() != Some(Path::new("")));
     let links = entries.map(|entry| entry.path()).filter(leads_away);
-    let target = |path: PathBuf| {
-        let real = path.canonicalize().ok()?;
-        let around = real.parent().filter(|around| real != path && is_public(around));
-        Some(around.map_or_else(|| real.clone(), Path::to_owned))
+    let all = files.iter().chain(folders).cloned().chain(links);
+    // Most links of a folder lead to one and the same other folder.
+    let mut known = BTreeMap::new();
+    let mut follow = |path: &Path| {
+        let Ok(link) = fs::read_link(path) else { return path.canonicalize().ok() };
+        let to = folder(path).join(link);
+        let around = folder(&to).to_owned();
+        let around = known.entry(around).or_insert_with_key(|around| around.canonicalize().ok()).clone()?;
+        let real = around.join(to.file_name()?);
+        if real.is_symlink() { real.canonicalize().ok() } else { Some(real) }
     };
-    let found = files.iter().chain(folders).cloned().chain(links).filter_map(target);
-    found.filter(|path| !SYSTEM.iter().any(|system| path.starts_with(system))).collect()
+    let real = all.filter_map(|path| Some((follow(&path)?, path)));
+    let outside = real.filter(|(real, _)| !SYSTEM.iter().any(|system| real.starts_with(system)));
+    let mut targets = BTreeSet::new();
+    for (real, path) in outside {
+        let around = real.parent().filter(|around| real != path && (targets.contains(*around) || is_public(around)));
+        targets.insert(around.unwrap_or(&real).to_owned());
+    }
+    targets
 }
 
 /// Whether everybody may read all that is in a folder, and that is no more than some authorities would be.
@@ -202,8 +215,8 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(to, link).unwrap();
         }
-        let found = targets(&[chain.join("a.pem"), closed.join("key")], &[root.join("link"), closed.clone()]);
-        assert_eq!(found, BTreeSet::from([ca, closed.join("b.pem"), closed.join("key"), closed, certs]));
+        let found = targets(&[chain.join("a.pem"), closed.join("key")], &[root.join("link")]);
+        assert_eq!(found, BTreeSet::from([ca, closed.join("b.pem"), closed.join("key"), certs]));
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -80,8 +80,9 @@ mod tests {
     #[test]
     fn a_secret_that_grew_is_nowhere_once_it_is_dropped() {
         let mut secret: Secret<Vec<u8>> = Secret::new(random(64));
-        let turned: Vec<u8> = secret.iter().map(|byte| !byte).collect();
-        assert_eq!(copies_in_memory(&turned), 1, "this test finds what is there");
+        // The first bytes of freed memory are used for other things.
+        let turned: Vec<u8> = secret.iter().skip(32).map(|byte| !byte).collect();
+        assert_eq!(copies_in_memory(&turned), 1, "the one copy is found");
         for _ in 0..12 {
             let more = secret.len();
             reserve(&mut secret, more);

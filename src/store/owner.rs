@@ -1,5 +1,5 @@
 //! Whose rights root uses. Another user that owns a folder can swap its files for links at any moment, and so lead root astray:
-//! there, root works as that user, who then reaches nothing that was out of reach before.
+//! there, root works as that user, and so reaches nothing that this user could not reach anyway.
 //!
 //! Rights are those of the calling thread, so that all of this comes before any other thread.
 
@@ -38,7 +38,20 @@ fn owner(path: &Path) -> Option<Metadata> {
     let is_shared = around.metadata().is_ok_and(|found| found.mode() & 0o022 != 0);
     let file = path.metadata().ok().filter(|_| is_shared);
     let folders = around.ancestors().filter_map(|folder| folder.metadata().ok());
-    folders.chain(file).find(|found| found.uid() != 0)
+    folders.chain(file).find(|found| found.uid() != 0 && exists(found.uid()))
+}
+
+/// Whether there is such a user here. In a container (a user namespace), files of users from outside have an owner that nobody
+/// in it can be; to them, its root is any user.
+fn exists(uid: u32) -> bool {
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return true };
+    let is_in = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        let ids = first.unwrap_or(0)..first.unwrap_or(0).saturating_add(count.unwrap_or(u64::MAX));
+        ids.contains(&u64::from(uid))
+    };
+    map.lines().any(is_in)
 }
 
 impl User {
@@ -63,7 +76,7 @@ impl User {
         let (uid, error) = (self.uid, io::Error::from(error));
         Error::new(
             Kind::Permission,
-            format!("root cannot work as user {uid}, who owns the folder: {error} (run as that user)"),
+            format!("root cannot work as user {uid}, the owner of the folder: {error} (run as that user)"),
         )
     }
 

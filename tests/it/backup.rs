@@ -434,7 +434,7 @@ fn root_gives_nothing_of_its_own_away_while_the_owner_of_the_folder_swaps_files(
     assert_eq!(tokens(&of_shared, OURS), tokens(&shared.copy, OURS));
 }
 
-/// As `nobody` might have it who owns the folder.
+/// The owner of the folder puts links to root's files in it.
 #[test]
 fn root_reads_and_writes_in_another_users_folder_what_that_user_could() {
     let Some(shared) = Shared::new() else { return };
@@ -463,7 +463,7 @@ fn root_reads_and_writes_in_another_users_folder_what_that_user_could() {
     // What root itself has put there for itself alone, and no link leads to, it can restore.
     std::fs::set_permissions(in_shared("copy"), std::fs::Permissions::from_mode(0o600)).unwrap();
     done(&shared.db(), &["restore", text(&in_shared("copy"))]);
-    // What comes of a command of root's belongs to the owner of the folder, who goes on with it.
+    // Files that a command of root's creates belong to the owner of the folder, and can be used by that user.
     done(&shared.db(), &["create", "example.com"]);
     let new = in_shared("new.sqlite");
     done(&new, &["create", "example.com"]);
@@ -484,4 +484,22 @@ fn root_reads_and_writes_in_another_users_folder_what_that_user_could() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
     assert_eq!(groups.trim(), NOBODY.to_string());
+}
+
+/// Its files and folders belong to a user that is none there.
+#[test]
+fn root_of_a_container_works_with_the_rights_that_it_has() {
+    let Some(shared) = Shared::new() else { return };
+    let is_there = Command::new("unshare").args(["--user", "--map-root-user", "true"]).output();
+    if !available("unshare", is_there.is_ok_and(|output| output.status.success())) {
+        return;
+    }
+    let of_outside = shared.folder.file("of-outside");
+    std::fs::create_dir(&of_outside).unwrap();
+    chown(&of_outside, Some(1_234), Some(1_234)).unwrap();
+    std::fs::set_permissions(&of_outside, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", PROGRAM, "create", "example.com", "--db"]);
+    let output = command.arg(of_outside.join("invited.sqlite")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

@@ -32,7 +32,7 @@ with_both_releases! {
 const HOST: &str = "example.com";
 
 /// All words that there are, as the README lists them.
-const CHECKS: [&str; 31] = [
+const CHECKS: [&str; 32] = [
     "clock",
     "file",
     "mode",
@@ -52,6 +52,7 @@ const CHECKS: [&str; 31] = [
     "features",
     "made-up",
     "invite",
+    "fields",
     "lines",
     "zone",
     "server",
