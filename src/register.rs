@@ -258,10 +258,14 @@ fn register(
             strike();
             wrong(visit, 409, "name-taken", &values)
         }
-        Why::Name => wrong(visit, 400, "name-refused", &[]),
+        Why::Name => {
+            strike();
+            wrong(visit, 400, "name-refused", &[])
+        }
         Why::Password => wrong(visit, 400, "password-refused", &[]),
         Why::TooMany => Problem { retry_secs: Some(60), ..wrong(visit, 429, "too-many", &[]) },
         Why::Closed => wrong(visit, 403, "refused", &[]),
+        Why::More => wrong(visit, 403, "more-wanted", &[]),
         Why::Lost => Problem { retry_secs: Some(30), ..wrong(visit, 503, "lost", &values) },
         // The caller has seen to those that have ended meanwhile, so that the server does not read our file.
         Why::Invite => unreachable(

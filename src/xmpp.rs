@@ -29,7 +29,13 @@ const TEXT_MAX: usize = 200;
 /// How the text of an error begins that ejabberd has wrapped into another one.
 const WRAPPED: &str = "Unexpected error condition: {stanza_error,";
 
+/// How many of the fields that a server wants are named, and how many characters of each.
+const FIELDS_MAX: usize = 5;
+const FIELD_MAX: usize = 30;
+
 const CLIENT: &str = "jabber:client";
+const REGISTER: &str = "jabber:iq:register";
+const DATA_FORMS: &str = "jabber:x:data";
 const STREAMS: &str = "http://etherx.jabber.org/streams";
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
@@ -101,6 +107,8 @@ pub enum Why {
     Password,
     /// The token is not, or no longer, good.
     Invite,
+    /// It wants more of a new user than a name and a password, such as an answer to a picture.
+    More,
     /// Too many registrations for now.
     TooMany,
     /// Registration is closed, or another rule of the server.
@@ -197,7 +205,7 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
         };
     }
     let (username, password) = (escape(account.username.as_str()), Secret::new(escape(account.password.as_str())));
-    let before = format!("<query xmlns='jabber:iq:register'><username>{username}</username><password>");
+    let before = format!("<query xmlns='{REGISTER}'><username>{username}</username><password>");
     let query = concat(&[&before, &password, "</password></query>"]);
     let answer = match request(stream, account, "2", &query) {
         Ok(answer) => answer,
@@ -206,6 +214,16 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
     match answer {
         None => Ok(Ok(())),
         Some(error) => match error.why() {
+            Some(why @ (Why::Name | Why::Password | Why::Closed)) => {
+                let more = further_fields(stream, account.host).unwrap_or_default();
+                if more.is_empty() {
+                    return Ok(Err(Refused { why, text: error.hint(account) }));
+                }
+                Ok(Err(Refused {
+                    why: Why::More,
+                    text: Some(format!("it wants {} of a new user as well", more.join(", "))),
+                }))
+            }
             Some(why) => Ok(Err(Refused { why, text: error.hint(account) })),
             None => {
                 let hint = error.hint(account).map_or_else(String::new, |hint| format!(" ({hint})"));
@@ -217,14 +235,36 @@ fn ask(stream: &mut Stream, account: &Account) -> Result<std::result::Result<(),
 
 /// Sends a request and waits for its answer: an error, or none.
 fn request(stream: &mut Stream, account: &Account, id: &str, content: &str) -> Result<Option<StanzaError>> {
-    let answer = exchange(stream, account.host, id, content)?;
+    let answer = exchange(stream, account.host, "set", id, content)?;
     Ok((answer.attribute("type") == Some("error")).then(|| StanzaError::read(&answer)))
 }
 
-/// Sends a request and waits for its answer, of the type `result` or `error`.
-fn exchange(stream: &mut Stream, host: &Host, id: &str, content: &str) -> Result<Element> {
+/// The fields that the server wants in a registration besides the name and the password (XEP-0077 section 3.1, its form of
+/// section 4 included); none where it does not say.
+fn further_fields(stream: &mut Stream, host: &Host) -> Result<Vec<String>> {
+    let answer = exchange(stream, host, "get", "fields", &format!("<query xmlns='{REGISTER}'/>"))?;
+    let Some(query) = answer.child(REGISTER, "query") else {
+        return Ok(Vec::new());
+    };
+    let names: Vec<&str> = match query.child(DATA_FORMS, "x") {
+        Some(form) => {
+            let required = form.children.iter().filter(|field| field.child(DATA_FORMS, "required").is_some());
+            required.filter_map(|field| field.attribute("var")).collect()
+        }
+        None => {
+            let fields = query.children.iter().filter(|child| child.namespace == REGISTER);
+            fields.map(|field| field.name.as_str()).collect()
+        }
+    };
+    let known = ["username", "password", "instructions", "registered", "key", "FORM_TYPE"];
+    let further = names.into_iter().filter(|name| !known.contains(name)).take(FIELDS_MAX);
+    Ok(further.map(|name| name.chars().filter(|c| !c.is_control()).take(FIELD_MAX).collect()).collect())
+}
+
+/// Sends a request of the type `get` or `set`, and waits for its answer, of the type `result` or `error`.
+fn exchange(stream: &mut Stream, host: &Host, kind: &str, id: &str, content: &str) -> Result<Element> {
     let host = escape(host.name());
-    stream.send(&concat(&[&format!("<iq type='set' id='{id}' to='{host}'>"), content, "</iq>"]))?;
+    stream.send(&concat(&[&format!("<iq type='{kind}' id='{id}' to='{host}'>"), content, "</iq>"]))?;
     loop {
         let answer = stream.next()?;
         if let Some(condition) = stream_error(&answer) {

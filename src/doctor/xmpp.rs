@@ -169,6 +169,7 @@ fn check_tokens(
     }
     if probe.show(host, &trial.token)? == Shown::Taken {
         report.ok("invite", "the XMPP server takes an invite that was made for it just now: it reads this file");
+        check_fields(report, host, &probe.further_fields(host)?);
         if settings.server == Server::Prosody {
             // What Prosody writes at the first token is there once it has answered to the next.
             probe.show(host, &trial.made_up)?;
@@ -195,6 +196,22 @@ fn check_tokens(
         },
     );
     Ok(false)
+}
+
+/// Whether a name and a password are all that the server wants of a new user.
+fn check_fields(report: &mut Report, host: &Host, further: &[String]) {
+    if further.is_empty() {
+        report.ok("fields", "the XMPP server wants no more of a new user than a name and a password");
+        return;
+    }
+    let text = format!(
+        "the XMPP server also wants {} of a new user, which the page in the browser cannot give",
+        further.join(", ")
+    );
+    let help = format!(
+        "make it want no more (ejabberd: captcha_protected: false in mod_register), or `invited set {host} register off`"
+    );
+    report.error("fields", text, help);
 }
 
 /// Whether Prosody has the lines that make it look an invite up again at each registration. Only where they say so is a

@@ -135,6 +135,10 @@ pub fn check_password(typed: &str, name: Option<&Username>, min: usize) -> std::
         length if length < min => return Err("password-short"),
         _ => {}
     }
+    // Clients differ in whether they prepare what is typed at the login, and would then send another password than this one.
+    if password.as_str() != typed {
+        return Err("password-characters");
+    }
     let name = name.map(Username::as_str).filter(|name| name.chars().count() >= NAME_IN_PASSWORD);
     match name {
         Some(name) if Secret::new(password.as_str().to_lowercase()).contains(name) => Err("password-name"),

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::{Address, CLIENT, Opened, STANZA_ERRORS, connect, escape, exchange, open};
+use super::{Address, CLIENT, Opened, REGISTER, STANZA_ERRORS, connect, escape, exchange, further_fields, open};
 use crate::error::Result;
 use crate::host::Host;
 use crate::wire::Certificate;
@@ -47,7 +47,7 @@ impl Probe {
     /// Shows it a token (XEP-0445 section 4). This uses nothing up.
     pub fn show(&mut self, host: &Host, token: &str) -> Result<Shown> {
         let content = format!("<preauth xmlns='urn:xmpp:pars:0' token='{}'/>", escape(token));
-        let answer = exchange(&mut self.0.stream, host, "probe", &content)?;
+        let answer = exchange(&mut self.0.stream, host, "set", "probe", &content)?;
         if answer.attribute("type") == Some("result") {
             return Ok(Shown::Taken);
         }
@@ -64,14 +64,19 @@ impl Probe {
     /// empty, or none where it made the account.
     pub fn register(&mut self, host: &Host, username: &str, password: &str) -> Result<Option<String>> {
         let fields = format!("<username>{}</username><password>{}</password>", escape(username), escape(password));
-        let content = format!("<query xmlns='jabber:iq:register'>{fields}</query>");
-        let answer = exchange(&mut self.0.stream, host, "register", &content)?;
+        let content = format!("<query xmlns='{REGISTER}'>{fields}</query>");
+        let answer = exchange(&mut self.0.stream, host, "set", "register", &content)?;
         if answer.attribute("type") == Some("result") {
             return Ok(None);
         }
         let errors = answer.child(CLIENT, "error").map(|error| error.children.as_slice()).unwrap_or_default();
         let text = errors.iter().find(|child| child.namespace == STANZA_ERRORS && child.name == "text");
         Ok(Some(text.map(|text| text.text.clone()).unwrap_or_default()))
+    }
+
+    /// The fields that it wants in a registration besides a name and a password.
+    pub fn further_fields(&mut self, host: &Host) -> Result<Vec<String>> {
+        further_fields(&mut self.0.stream, host)
     }
 
     /// Ends the stream.

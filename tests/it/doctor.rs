@@ -108,6 +108,7 @@ fn all_is_well(release: Release) {
         "features",
         "made-up",
         "invite",
+        "fields",
         "lines",
         "server",
         "ttl",

@@ -78,6 +78,22 @@ fn a_policy_of_ejabberd_for_passwords_holds() {
 }
 
 #[test]
+fn a_guest_of_an_ejabberd_that_wants_a_captcha_hears_to_use_an_app() {
+    let Some(mut site) = Site::new() else { return };
+    let allowed = "allow_modules: [mod_invites]";
+    site.changes = vec![(allowed, format!("{allowed}\n        captcha_protected: true"))];
+    let (ejabberd, server) = start_on(&site);
+    let token = site.invite(&[]);
+    let reply = register(&server, &token, "ada", PASSWORD);
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("Install one of the apps"), "{}", reply.body);
+    let line = server.log_with("reason=more-wanted");
+    assert!(line.contains("it wants"), "{line}");
+    assert!(!ejabberd.has_account("ada"));
+    assert_eq!(site.show(&token)["state"], "pending");
+}
+
+#[test]
 fn a_reset_sets_a_new_password_in_place_of_the_old_one() {
     let Some((site, ejabberd, server)) = start() else { return };
     for user in ["ana", "bob"] {
