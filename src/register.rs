@@ -24,7 +24,7 @@ use crate::user::{Password, RefusedNames, Username};
 use crate::xmpp::{self, Account, Address, Why};
 
 pub use desk::Desk;
-use desk::Entry;
+use desk::{Entry, Turn};
 use input::{Input, check_name, check_password};
 
 /// How long a password has to be unless the setting `password-min` says otherwise, in characters.
@@ -143,6 +143,7 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     };
     let rules = Rules::of(&found);
     if !page::makes(&found) {
+        turn.iter().for_each(Turn::count_guess);
         return Ok(closed(visit, &found));
     }
     let (username, password) = match check(visit, &input, &found, &rules) {
@@ -152,7 +153,9 @@ pub fn submit(visit: &Visit, writer: &Writer, desk: &Desk) -> Result<Answer> {
     let Some(turn) = turn else {
         return show(visit, &input, &found, &rules, vec![busy(visit)]);
     };
-    match register(visit, writer, &found, &rules.xmpp, &username, &password)? {
+    // A database that can't be written would else leave any number of guesses.
+    let outcome = register(visit, writer, &found, &rules.xmpp, &username, &password);
+    match outcome.inspect_err(|_| turn.count_guess())? {
         Ok(detail) => {
             turn.done();
             let answer = registered(visit, &found, username.as_str(), input.app.as_deref());

@@ -49,7 +49,7 @@ pub use claim::{Claimed, Outcome};
 pub use import::{Item, read_sqlite};
 pub use invite::{InviteRow, Of, Revoked, State, Use};
 pub use key::{KeyLimits, KeyRow};
-pub use owner::{as_owner, become_owner, open_source};
+pub use owner::{as_owner, as_owner_io, become_owner, open_source};
 pub use place::{folder, open_file};
 pub use readers::Readers;
 pub use writer::Writer;

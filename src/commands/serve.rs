@@ -24,11 +24,12 @@ use crate::log::{self, Level};
 use crate::metrics::Metrics;
 use crate::page::Pages;
 use crate::private::{DATABASE, PrivateFolder, SOCKET};
+use crate::random;
 use crate::register::Desk;
 use crate::routes::App;
 use crate::secret::Secret;
 use crate::server;
-use crate::store::{KeyLimits, Readers, Store, Writer};
+use crate::store::{KeyLimits, Readers, Store, Writer, as_owner_io};
 use crate::supervise::{self, Inetd};
 use crate::thread::spawn;
 use crate::views::Views;
@@ -104,7 +105,10 @@ pub fn bind(listen: &Listen, socket_mode: Option<u32>, door: Door) -> Result<Lis
     let (name, listener) = match listen {
         Listen::Tcp(address) => (address.to_string(), Listener::tcp(*address, door)),
         Listen::Unix(path) => {
-            (format!("unix:{}", path.display()), Listener::unix(path, socket_mode.unwrap_or(SOCKET_MODE), door))
+            let make = || Listener::unix(path, socket_mode.unwrap_or(SOCKET_MODE), door);
+            // The owner of the folder counts, and not that of what has the name already.
+            let new = path.with_file_name(random::base64url::<9>()?);
+            (format!("unix:{}", path.display()), as_owner_io(&new, make))
         }
     };
     let option = match (door, listen) {

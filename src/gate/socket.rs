@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_domain};
-use rustix::net::{AddressFamily, getsockname};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, socket_with};
 use rustix::process::umask;
 
 /// What the log and the handlers are told of a client that came over a Unix socket.
@@ -58,7 +59,7 @@ impl Listener {
     /// then, is not used to change it. The umask is the whole process's, so that this comes before any thread.
     pub fn unix(path: &Path, mode: u32, door: Door) -> io::Result<Listener> {
         let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
-        if is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        if is_socket && is_abandoned(path)? {
             fs::remove_file(path)?;
         }
         let before = umask(Mode::from_raw_mode(!mode & 0o777));
@@ -120,6 +121,13 @@ impl Listener {
             Socket::Unix(..) => None,
         }
     }
+}
+
+/// Whether nobody listens on a Unix socket. Connecting would wait for a program that hangs and has its queue full.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(connect(&probe, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
 }
 
 impl fmt::Display for Listener {

@@ -16,8 +16,8 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, linkat, openat, renameat, unlinkat};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::owner::{as_owner, become_owner, open_source, other};
-use super::place::{folder, with_suffix};
+use super::owner::{as_owner, become_owner, open_beside, open_folder_of, open_source, other};
+use super::place::{folder as folder_of, with_suffix};
 use super::{MIGRATIONS, Store, cannot_create, use_wal, version};
 use crate::error::{Error, Result};
 use crate::random;
@@ -124,8 +124,8 @@ impl Part {
         let cannot = |error: io::Error| cannot_create(place, &error, "give another FILE");
         let mut name = place.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.part", random::base64url::<6>()?));
-        let around = fs::canonicalize(folder(place)).map_err(cannot)?;
-        let folder = File::open(&around).map_err(cannot)?;
+        let folder = open_folder_of(place).map_err(cannot)?;
+        let around = fs::canonicalize(folder_of(place)).map_err(cannot)?;
         let file = create_in(&folder, &name, mode).map_err(cannot)?;
         Ok(Part { path: around.join(&name), folder, name, file })
     }
@@ -244,11 +244,9 @@ impl Source {
     fn open(from: &Path) -> Result<Source> {
         let open = || {
             let file = open_source(from)?;
-            // SQLite keeps logs beside the file itself, not beside a link to it.
-            let real = fs::canonicalize(from)?;
             let mut logs = Vec::new();
             for suffix in LOGS {
-                match open_source(&with_suffix(&real, suffix)) {
+                match open_beside(from, suffix) {
                     Ok(log) => logs.push((suffix, log)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),

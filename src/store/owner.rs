@@ -5,15 +5,19 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::iter::successors;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, openat2};
 use rustix::process::{Gid, Uid, getegid, geteuid, getgroups};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::place::{folder, open_file};
+use super::place::{folder, open_file, with_suffix};
 use crate::error::{Error, Kind, Result};
+
+/// The most links of a path, as many as the kernel follows.
+const HOPS: usize = 41;
 
 /// A user other than root, with its groups; the first one is its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,23 +26,37 @@ pub struct User {
     groups: Vec<u32>,
 }
 
-/// The user that can swap the file at this path, where this process is root and that user is not.
+/// The user that can swap the file at this path, or a link on the way to it, where this process is root and that user is not.
 pub fn other(path: &Path) -> Option<User> {
     if !geteuid().is_root() {
         return None;
     }
-    // Both the name and what it leads to can be in somebody's folder.
-    let real = fs::canonicalize(path).or_else(|_| absolute(path)).unwrap_or_else(|_| path.to_owned());
-    [path, &real].into_iter().find_map(|path| owner(path).map(User::of))
+    // The name, what it leads to, and each link between can be in somebody's folder.
+    hops(path).find_map(|path| owner(&path)).map(User::of)
+}
+
+/// A path as the kernel resolves it: with one link fewer each time.
+fn hops(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let next = |path: &PathBuf| {
+        let link = first_link(path)?;
+        let to = folder(&link).join(fs::read_link(&link).ok()?);
+        let rest = path.strip_prefix(&link).ok()?;
+        Some(if rest.as_os_str().is_empty() { to } else { to.join(rest) })
+    };
+    successors(absolute(path).ok(), next).take(HOPS)
+}
+
+fn first_link(path: &Path) -> Option<PathBuf> {
+    path.ancestors().filter(|above| above.is_symlink()).last().map(Path::to_owned)
 }
 
 fn owner(path: &Path) -> Option<Metadata> {
-    let path = absolute(path).ok()?;
-    let around = folder(&path);
+    let around = folder(path);
     let is_shared = around.metadata().is_ok_and(|found| found.mode() & 0o022 != 0);
     let file = path.metadata().ok().filter(|_| is_shared);
     let folders = around.ancestors().filter_map(|folder| folder.metadata().ok());
-    folders.chain(file).find(|found| found.uid() != 0 && exists(found.uid()))
+    let links = path.ancestors().filter_map(|link| link.symlink_metadata().ok()).filter(Metadata::is_symlink);
+    folders.chain(file).chain(links).find(|found| found.uid() != 0 && exists(found.uid()))
 }
 
 /// Whether there is such a user here. In a container (a user namespace), files of users from outside have an owner that nobody
@@ -109,32 +127,63 @@ pub fn as_owner<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     done
 }
 
+/// As [`as_owner`], for work that fails as the system does.
+pub fn as_owner_io<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    as_owner(path, || Ok(work())).unwrap_or_else(|error| Err(io::Error::other(error.to_string())))
+}
+
 /// Opens a file for reading that an admin has named. In another user's folder root reads what that user may read, and besides
 /// only files of root's own that no link leads to.
 pub fn open_source(path: &Path) -> io::Result<File> {
-    let mut opened = Err(io::ErrorKind::Other.into());
-    let tried = as_owner(path, || {
-        opened = open_file(path);
-        Ok(())
+    open_beside(path, "")
+}
+
+/// Opens what SQLite keeps beside such a file, with the same rights, wherever a link leads.
+pub fn open_beside(path: &Path, suffix: &str) -> io::Result<File> {
+    let opened = as_owner_io(path, || match suffix {
+        "" => open_file(path),
+        // It is beside the file itself, not beside a link to it.
+        _ => open_file(&with_suffix(&fs::canonicalize(path)?, suffix)),
     });
-    tried.map_err(|error| io::Error::other(error.to_string()))?;
+    or_of_root(path, opened, || {
+        // Beside a link there is no such file, which tells nothing.
+        open_without_links(path, OFlags::PATH)?;
+        let file = open_without_links(&with_suffix(path, suffix), OFlags::NONBLOCK)?;
+        let is = file.metadata()?;
+        Ok((is.is_file() && is.uid() == 0 && is.nlink() == 1).then_some(file))
+    })
+}
+
+/// Opens the folder in which root makes this file with rights of its own. In another user's folder that is one in which the user
+/// could make it too, or one of root's own that no link leads to.
+pub fn open_folder_of(path: &Path) -> io::Result<File> {
+    let opened = as_owner_io(path, || {
+        let around = File::open(folder(path))?;
+        accessat(&around, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+        Ok(around)
+    });
+    or_of_root(path, opened, || {
+        let around = open_without_links(folder(path), OFlags::DIRECTORY)?;
+        Ok((around.metadata()?.uid() == 0).then_some(around))
+    })
+}
+
+/// Where another user may not open it, what root opens instead, if anything.
+fn or_of_root(
+    path: &Path,
+    opened: io::Result<File>,
+    open: impl FnOnce() -> io::Result<Option<File>>,
+) -> io::Result<File> {
     match opened {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && other(path).is_some() => {
-            let file = open_without_links(path)?;
-            let is = file.metadata()?;
-            if is.is_file() && is.uid() == 0 && is.nlink() == 1 { Ok(file) } else { Err(error) }
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && other(path).is_some() => open()?.ok_or(error),
         opened => opened,
     }
 }
 
-/// Follows links only where they are in folders of root's.
-fn open_without_links(path: &Path) -> io::Result<File> {
-    let path = absolute(path)?;
-    let is_roots = |folder: &&Path| folder.metadata().is_ok_and(|found| found.uid() == 0);
-    let others = path.ancestors().skip(1).filter(|folder| !is_roots(folder)).last();
-    let base = others.map_or_else(|| folder(&path), folder);
-    let rest = path.strip_prefix(base).map_err(io::Error::other)?;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(openat2(File::open(base)?, rest, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?.into())
+/// Follows links only where nobody but root can change them.
+fn open_without_links(path: &Path, flags: OFlags) -> io::Result<File> {
+    let is_others = |link: PathBuf| owner(&link).is_some();
+    let path = hops(path).find(|path| first_link(path).is_none_or(is_others)).ok_or(io::ErrorKind::NotFound)?;
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?.into())
 }

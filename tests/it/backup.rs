@@ -1,7 +1,7 @@
 //! Copies of the database: complete although all goes on, and put back without a loss, or not at all.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -502,4 +502,78 @@ fn root_of_a_container_works_with_the_rights_that_it_has() {
     command.args(["--user", "--map-root-user", PROGRAM, "create", "example.com", "--db"]);
     let output = command.arg(of_outside.join("invited.sqlite")).output().unwrap();
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Where root's own link leads to another user's folder, that user's links lead no further either.
+#[test]
+fn root_is_not_led_on_by_another_users_link_behind_its_own() {
+    let Some(shared) = Shared::new() else { return };
+    let root = shared.folder.file("root");
+    std::fs::create_dir(&root).unwrap();
+    let [precious, css] = ["precious", "own.css"].map(|name| root.join(name));
+    for file in [&precious, &css] {
+        std::fs::write(file, "p { }").unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let in_shared = |name: &str| shared.folder.file(&format!("shared/{name}"));
+    // What nobody's links lead to, by way of a link of root's to the link itself or to the folder.
+    for (name, target) in [("theirs", &precious), ("own.css", &css)] {
+        symlink(target, in_shared(name)).unwrap();
+        lchown(in_shared(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        symlink(in_shared(name), root.join(format!("to-{name}"))).unwrap();
+    }
+    symlink(&root, in_shared("folder")).unwrap();
+    symlink(in_shared("folder"), root.join("to-folder")).unwrap();
+    for place in [root.join("to-theirs"), root.join("to-folder/precious"), in_shared("folder/precious")] {
+        fails(&place, 1, &["restore", text(&shared.copy)]);
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "p { }", "{place:?}");
+    }
+    for file in [root.join("to-own.css"), root.join("to-folder/own.css"), in_shared("folder/own.css")] {
+        fails(&shared.db(), 1, &["set", "example.com", "style", text(&file)]);
+    }
+    // Links of root's own may lead anywhere.
+    symlink(&root, shared.folder.file("roots")).unwrap();
+    done(&shared.db(), &["set", "example.com", "style", text(&shared.folder.file("roots/own.css"))]);
+}
+
+#[test]
+fn root_copies_no_log_from_beside_a_file_that_another_users_link_leads_to() {
+    let Some(shared) = Shared::new() else { return };
+    std::fs::set_permissions(&shared.copy, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let link = shared.folder.file("shared/backup");
+    symlink(&shared.copy, &link).unwrap();
+    for suffix in ["-wal", "-journal"] {
+        let log = shared.folder.file(&format!("copy{suffix}"));
+        std::fs::write(&log, "secret").unwrap();
+        std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o600)).unwrap();
+        fails(&shared.db(), 1, &["restore", text(&link)]);
+        std::fs::remove_file(&log).unwrap();
+    }
+    done(&shared.db(), &["restore", text(&link)]);
+}
+
+#[test]
+fn root_makes_backups_and_sockets_in_no_folder_that_another_users_link_leads_to() {
+    let Some(shared) = Shared::new() else { return };
+    let root = shared.folder.file("root");
+    std::fs::create_dir(&root).unwrap();
+    let stale = root.join("socket");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let before = stale.symlink_metadata().unwrap().ino();
+    symlink(&root, shared.folder.file("shared/folder")).unwrap();
+    fails(&shared.db(), 1, &["backup", text(&shared.folder.file("shared/folder/backup"))]);
+    let socket = format!("unix:{}", text(&shared.folder.file("shared/folder/socket")));
+    fails(&shared.db(), 75, &["serve", "--listen", &socket]);
+    let left: Vec<_> = std::fs::read_dir(&root).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["socket"]);
+    assert_eq!(stale.symlink_metadata().unwrap().ino(), before);
+
+    // A folder of root's own is one, if no link leads there.
+    let own = shared.folder.file("shared/own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    done(&shared.db(), &["backup", text(&own.join("backup"))]);
+    assert_eq!(own.join("backup").metadata().unwrap().uid(), 0);
+    symlink(&own, shared.folder.file("shared/to-own")).unwrap();
+    fails(&shared.db(), 1, &["backup", text(&shared.folder.file("shared/to-own/second"))]);
 }

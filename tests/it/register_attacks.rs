@@ -72,6 +72,28 @@ fn after_ten_guesses_at_a_password_even_the_right_one_is_told_nothing() {
     assert_not_asked(&listener);
 }
 
+/// With an invite that has uses left: where the admin leaves accounts to the apps by now, and where nothing can be written.
+#[test]
+fn guesses_that_come_to_nothing_on_our_side_are_counted_too() {
+    for (is_closed, status) in [(true, 403), (false, 500)] {
+        let folder = Folder::new();
+        let (server, listener) = start(&folder, LOCAL);
+        let token = invite(&folder.db(), &["--uses", "50"]);
+        assert_eq!(register_well(&server, &listener, &token, "ada", PASSWORD).status, 200);
+        if is_closed {
+            done(&folder.db(), &["set", "example.com", "register", "off"]);
+        } else {
+            let broken =
+                "CREATE TRIGGER broken BEFORE INSERT ON invited_claim BEGIN SELECT raise(ABORT, 'broken'); END";
+            Connection::open(folder.db()).unwrap().execute_batch(broken).unwrap();
+        }
+        for number in 0..10 {
+            assert_eq!(register(&server, &token, "ada", &format!("guess number {number}")).status, status);
+        }
+        assert_eq!(register(&server, &token, "ada", PASSWORD).status, status);
+    }
+}
+
 /// An invite for many lets one guess on: the name is taken then.
 #[test]
 fn guesses_with_an_invite_that_has_uses_left_are_told_nothing_either() {

@@ -459,3 +459,30 @@ fn a_thousand_hostile_clients_are_withstood_by_every_way_in() {
         assert_eq!(wait(&mut child), Some(0), "{bytes:?}");
     }
 }
+
+/// As when another server is suspended, and its clients wait.
+#[test]
+fn a_socket_whose_queue_is_full_is_not_waited_for() {
+    let folder = Folder::new();
+    create_key(&folder.db(), "example.com");
+    let path = folder.file("socket");
+    let socket = |flags| {
+        rustix::net::socket_with(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, flags, None)
+    };
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    let busy = socket(rustix::net::SocketFlags::CLOEXEC).unwrap();
+    rustix::net::bind(&busy, &address).unwrap();
+    rustix::net::listen(&busy, 0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let client = socket(rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC).unwrap();
+        if rustix::net::connect(&client, &address).is_err() {
+            break;
+        }
+        waiting.push(client);
+    }
+    let listen = format!("unix:{}", path.display());
+    let stderr = fails(&folder.db(), 75, &["serve", "--listen", &listen]);
+    assert!(stderr.contains("another program does"), "{stderr}");
+    assert!(path.exists());
+}
