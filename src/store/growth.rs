@@ -27,7 +27,8 @@ const FILL: &str = "
     SELECT 'bob' || i, 'example.com', 'account', 'bob', 'api/token/other', NOW - 9999, NOW - 1 FROM n;
     INSERT INTO invited_invite (token, host, kind, source, created_at, expires_at)
     SELECT 'cli' || i, 'example.com', 'account', 'cli', NOW, NOW + 9999 FROM n;
-    INSERT INTO invited_request SELECT 'api/token/key', 'n' || i, zeroblob(32), 'ended' || i, NOW FROM n;";
+    INSERT INTO invited_request SELECT 'api/token/key', 'n' || i, zeroblob(32), 'ended' || i, NOW FROM n;
+    INSERT INTO invited_use (token, used_at, username) SELECT 'fresh', NOW, 'user' || i FROM n;";
 
 struct File {
     store: Store,
@@ -126,6 +127,12 @@ const JOBS: &[Job] = &[
     }),
     ("revoking", |store, host, _| {
         store.write(|tx| tx.revoke(host, "cli1", None, NOW)).unwrap();
+    }),
+    ("a use that Prosody tells of", |store, _, invite| {
+        let tell = r#"INSERT INTO "prosody" VALUES ('example.com', 'carl', 'invited_use', ?1, 'json', '1')"#;
+        store.conn.execute(tell, [&invite.token]).unwrap();
+        let last = "SELECT username FROM invited_use WHERE token = ?1 ORDER BY number DESC LIMIT 1";
+        assert_eq!(store.conn.query_row(last, [&invite.token], |row| row.get(0)), Ok("carl".to_owned()));
     }),
     ("tallies", |store, _, _| assert_eq!(store.tallies().unwrap().len(), 1)),
 ];

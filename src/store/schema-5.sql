@@ -22,6 +22,8 @@ CREATE INDEX invited_request_created ON invited_request (created_at);
 DROP INDEX invited_invite_name;
 CREATE INDEX invited_invite_name ON invited_invite (host, username, expires_at)
     WHERE kind = 'account' AND state = 'pending' AND username IS NOT NULL;
+-- For the use whose name is not known yet: each registration looks for it, however often its invite has been used.
+CREATE INDEX invited_use_unnamed ON invited_use (token) WHERE username IS NULL;
 
 -- The lines of `invited setup prosody` tell who used an invite: Prosody writes a row of the store invited_use, with the
 -- new user as user and the token as key, after it has deleted the rows of the invite. This takes the name over and deletes the row.
