@@ -366,7 +366,7 @@ fn the_readme_shows_the_very_lines_that_ejabberd_runs_with() {
 }
 
 /// The folder that ejabberd takes for the root of the file system.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     std::env::var_os("INVITED_TEST_SID").unwrap_or(OsString::from("/var/cache/invited-test/sid")).into()
 }
 

@@ -1,11 +1,11 @@
 //! Accounts and passwords made in the browser, with the real ejabberd, as in `ejabberd.rs`.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
 use serde_json::json;
 
-use crate::ejabberd::{Ejabberd, Site};
+use crate::ejabberd::{self, Ejabberd, Site};
 use crate::harness::Server;
 use crate::register::{
     PASSWORD, assert_all_are_let_in, assert_no_secret_is_in, at_once, fields, form, input, names, problem, register,
@@ -81,7 +81,14 @@ fn a_policy_of_ejabberd_for_passwords_holds() {
 fn a_guest_of_an_ejabberd_that_wants_a_captcha_hears_to_use_an_app() {
     let Some(mut site) = Site::new() else { return };
     let allowed = "allow_modules: [mod_invites]";
-    site.changes = vec![(allowed, format!("{allowed}\n        captcha_protected: true"))];
+    let picture = site.folder.file("picture");
+    std::fs::write(&picture, "#!/bin/sh\nprintf '\\211PNG\\r\\n\\032\\n'\n").unwrap();
+    std::fs::set_permissions(&picture, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let inside = picture.strip_prefix(ejabberd::root()).unwrap().display().to_string();
+    site.changes = vec![
+        (allowed, format!("{allowed}\n        captcha_protected: true")),
+        ("api_permissions:", format!("captcha_cmd: /{inside}\ncaptcha_url: http://localhost/captcha\napi_permissions:")),
+    ];
     let (ejabberd, server) = start_on(&site);
     let token = site.invite(&[]);
     let reply = register(&server, &token, "ada", PASSWORD);
