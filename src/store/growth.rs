@@ -134,6 +134,11 @@ const JOBS: &[Job] = &[
         let last = "SELECT username FROM invited_use WHERE token = ?1 ORDER BY number DESC LIMIT 1";
         assert_eq!(store.conn.query_row(last, [&invite.token], |row| row.get(0)), Ok("carl".to_owned()));
     }),
+    ("uses of an invite", |store, _, invite| {
+        let uses = store.uses(&invite.token).unwrap();
+        let last = uses.last().unwrap().username.as_deref();
+        assert_eq!((uses.len(), last), (1_000, Some("carl")));
+    }),
     ("tallies", |store, _, _| assert_eq!(store.tallies().unwrap().len(), 1)),
 ];
 

@@ -15,6 +15,9 @@ use crate::views::Seen;
 /// The most invites that are looked at for one page, however few of them are shown: a request must not read for long.
 const SCAN: usize = 1_000;
 
+/// The most uses of an invite that are shown.
+const USES_SHOWN: usize = 1_000;
+
 /// What has become of an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -282,17 +285,20 @@ impl Store {
         Ok(page)
     }
 
-    /// The uses of an invite, oldest first.
+    /// The latest uses of an invite, [`USES_SHOWN`] at most, oldest first.
     pub fn uses(&self, token: &str) -> Result<Vec<Use>> {
-        let mut query =
-            self.conn.prepare_cached("SELECT used_at, username FROM invited_use WHERE token = ?1 ORDER BY number")?;
-        let rows = query.query_map([token], |row| {
+        let mut query = self.conn.prepare_cached(
+            "SELECT used_at, username FROM invited_use WHERE token = ?1 ORDER BY number DESC LIMIT ?2",
+        )?;
+        let rows = query.query_map(params![token, USES_SHOWN as i64], |row| {
             // ejabberd writes the name as the client sent it, and keeps the account under the prepared one.
             let username: Option<String> = row.get(1)?;
             let username = username.map(|name| Username::parse(&name).map_or(name, |name| name.as_str().to_owned()));
             Ok(Use { used_at: row.get(0)?, username })
         })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let mut uses = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        uses.reverse();
+        Ok(uses)
     }
 
     /// At most `limit` invites that lie there as Prosody's JSON.

@@ -87,7 +87,10 @@ fn a_guest_of_an_ejabberd_that_wants_a_captcha_hears_to_use_an_app() {
     let inside = picture.strip_prefix(ejabberd::root()).unwrap().display().to_string();
     site.changes = vec![
         (allowed, format!("{allowed}\n        captcha_protected: true")),
-        ("api_permissions:", format!("captcha_cmd: /{inside}\ncaptcha_url: http://localhost/captcha\napi_permissions:")),
+        (
+            "api_permissions:",
+            format!("captcha_cmd: /{inside}\ncaptcha_url: http://localhost/captcha\napi_permissions:"),
+        ),
     ];
     let (ejabberd, server) = start_on(&site);
     let token = site.invite(&[]);
