@@ -49,6 +49,11 @@ pub mod fuzz;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// One heap for all threads. The C library keeps up to eight for each processor, and what a burst of requests leaves in them.
+#[cfg(not(fuzzing))]
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Has the last lines of the log written, however `main` ends.
 struct FlushLog;
 
