@@ -525,3 +525,98 @@ fn a_link_that_is_too_long_for_a_qr_code_is_printed_without_one() {
     let page = server.get(&format!("/invite?{token}"));
     assert!(page.status == 200 && !page.body.contains("<svg class=\"code\""), "{page:?}");
 }
+
+#[test]
+fn a_reusable_invite_of_prosodys_has_no_limit_and_what_cannot_be_read_stays() {
+    let folder = database();
+    let expires = now() + DAY;
+    for (token, value) in [
+        (
+            "again",
+            format!(r#"{{"type":"register","token":"again","reusable":true,"created_at":1,"expires":{expires}}}"#),
+        ),
+        ("broken", r#"{"type":"#.to_owned()),
+        ("list", "[1]".to_owned()),
+    ] {
+        Connection::open(folder.db())
+            .unwrap()
+            .execute(
+                r#"INSERT INTO "prosody" VALUES (?1, '', 'invite_token', ?2, 'json', ?3)"#,
+                [HOST, token, value.as_str()],
+            )
+            .unwrap();
+    }
+    assert_eq!(done(&folder.db(), &["prune"]), "0 expired, 0 forgotten\n");
+    let again = show(&folder, "again");
+    assert_eq!((&again["state"], &again["uses_left"]), (&json!("pending"), &json!(1_000_000)));
+    assert!(done(&folder.db(), &["show", HOST, "again"]).contains("any number until it expires"));
+    assert_eq!(["again", "broken", "list"].map(|token| rows(&folder, token)), [1, 1, 1]);
+}
+
+#[test]
+fn prune_forgets_the_history_of_the_named_host_alone() {
+    let folder = database();
+    let here = invite(&folder, &[]);
+    let there = parse(&done(&folder.db(), &["invite", "other.example", "--new-host", "--json"]));
+    for (host, invite) in [(HOST, &here), ("other.example", &there)] {
+        done(&folder.db(), &["revoke", host, token(invite)]);
+    }
+    sql(&folder, "UPDATE invited_invite SET ended_at = 1");
+    assert_eq!(done(&folder.db(), &["prune", HOST]), "0 expired, 1 forgotten\n");
+    assert!(done(&folder.db(), &["show", "other.example", token(&there)]).contains("revoked"));
+}
+
+#[test]
+fn a_used_invite_leaves_ejabberds_table_after_a_minute_and_keeps_its_prepared_name() {
+    let folder = database();
+    done(&folder.db(), &["set", HOST, "server", "ejabberd"]);
+    let (used, fresh) = (invite(&folder, &[]), invite(&folder, &[]));
+    let left = || -> Vec<String> {
+        let conn = Connection::open(folder.db()).unwrap();
+        let mut query = conn.prepare("SELECT token FROM invite_token ORDER BY rowid").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    sql(&folder, &format!("UPDATE invite_token SET invitee = 'Nb.Ä@{HOST}' WHERE token = '{}'", token(&used)));
+    done(&folder.db(), &["prune"]);
+    assert_eq!(left(), [token(&used), token(&fresh)]);
+    sql(&folder, &format!("UPDATE invited_invite SET ended_at = ended_at - 61 WHERE token = '{}'", token(&used)));
+    done(&folder.db(), &["prune"]);
+    assert_eq!(left(), [token(&fresh)]);
+    let shown = show(&folder, token(&used));
+    assert_eq!((&shown["state"], &shown["used"][0]["username"]), (&json!("used"), &json!("nb.ä")));
+}
+
+#[test]
+fn an_import_for_a_host_of_ejabberds_goes_into_its_table() {
+    let folder = database();
+    done(&folder.db(), &["set", HOST, "server", "ejabberd"]);
+    let (source, expires) = (folder.file("source.sqlite"), now() + DAY);
+    let write = |token: &str, data: &str| {
+        let value = format!(
+            r#"{{"type":"register","token":"{token}","created_at":1,"expires":{expires},"additional_data":{data}}}"#
+        );
+        let conn = Connection::open(&source).unwrap();
+        conn.execute_batch(
+            r#"CREATE TABLE IF NOT EXISTS "prosody" (host TEXT, user TEXT, store TEXT, key TEXT, type TEXT, value TEXT)"#,
+        )
+        .unwrap();
+        conn.execute(
+            "INSERT INTO prosody VALUES (?1, '', 'invite_token', ?2, 'json', ?3)",
+            [HOST, token, value.as_str()],
+        )
+        .unwrap();
+    };
+    write("plain", "{}");
+    let import = ["import", source.to_str().unwrap()];
+    assert!(done(&folder.db(), &import).starts_with("0 keys, 1 invites, 0 skipped\n"));
+    assert!(done(&folder.db(), &import).starts_with("0 keys, 0 invites, 1 skipped\n"));
+    let conn = Connection::open(folder.db()).unwrap();
+    let of = |table: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM {table} WHERE token = 'plain'");
+        conn.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((of("invite_token"), of("invited_invite"), rows(&folder, "plain")), (1, 1, 0));
+    write("roles", r#"{"roles":{"admin":true}}"#);
+    let refused = fails(&folder.db(), 1, &import);
+    assert!(refused.contains("'roles' gives roles or groups, which ejabberd does not have"), "{refused}");
+}
