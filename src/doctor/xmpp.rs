@@ -12,7 +12,7 @@ use crate::random;
 use crate::setup::{INVITE_ENDED, PROSODY_LINES};
 use crate::store::Store;
 use crate::wire::Certificate;
-use crate::xmpp::{Probe, Shown};
+use crate::xmpp::{Address, Probe, Shown};
 
 /// What clients must find on offer to register with a token; the last is that of older clients, which Prosody has as well.
 const IQ_REGISTER: &str = "http://jabber.org/features/iq-register";
@@ -43,6 +43,11 @@ pub fn check(report: &mut Report, host: &Host, settings: &Settings, trial: Optio
             let why = error.to_string();
             let help = if why.contains("TLS failed") {
                 format!("give it a certificate for {host}, as with `prosodyctl cert import {host}`; its log says more")
+            } else if is_in_ascii(address, host) {
+                format!(
+                    "write the host as {host} in its configuration: it has the ASCII form {}, which clients don't send",
+                    host.ascii()
+                )
             } else {
                 format!(
                     "start it, see that it serves {host}, or say with `invited set {host} xmpp HOST:PORT` where it is"
@@ -73,6 +78,11 @@ pub fn check(report: &mut Report, host: &Host, settings: &Settings, trial: Optio
     }
     probe.close();
     seen
+}
+
+/// Whether the server knows the host by its ASCII form alone.
+fn is_in_ascii(address: &Address, host: &Host) -> bool {
+    host.ascii() != host.name() && Probe::knows_ascii(address, host, Instant::now() + PATIENCE).is_ok_and(|knows| knows)
 }
 
 /// Whether a token would be safe even if somebody were in between.
@@ -295,6 +305,9 @@ fn check_server(report: &mut Report, store: &Store, host: &Host, settings: &Sett
     if settings.server == Server::Ejabberd && store.ejabberd_hosts()? > 1 {
         let help = "give each host its own --db, or use sql_schema_multihost";
         report.error("server", "the file is of several hosts of ejabberd's, whose tables can't tell them apart", help);
+    } else if settings.server == Server::Ejabberd && store.ejabberd_has_no_accounts()? {
+        let help = "auth_method: internal, or whatever it was; where it was sql, see the README on ejabberd";
+        report.error("server", "ejabberd looks for its accounts in this file, and there are none", help);
     } else if is_others && !is_mine && !seen.reads_file {
         let help = format!("`invited set {host} server {other}`, or let {name} open the file");
         report.error("server", format!("the setting `server` says {name}, but {other} has opened the file"), help);

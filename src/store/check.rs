@@ -112,6 +112,11 @@ impl Store {
         ejabberd::is_its_own(&self.conn)
     }
 
+    /// Whether ejabberd keeps its accounts in the file, and has none there.
+    pub fn ejabberd_has_no_accounts(&self) -> Result<bool> {
+        ejabberd::has_no_accounts(&self.conn)
+    }
+
     /// How many hosts say that ejabberd reads this file, where the file can be of one host alone.
     pub fn ejabberd_hosts(&self) -> Result<i64> {
         if ejabberd::has_server_host(&self.conn)? {

@@ -150,6 +150,11 @@ pub fn has_invites(conn: &Connection) -> Result<bool> {
     exists(conn, "invite_token")
 }
 
+/// Whether there is a table of ejabberd's accounts without any.
+pub fn has_no_accounts(conn: &Connection) -> Result<bool> {
+    Ok(exists(conn, "users")? && !conn.prepare("SELECT 1 FROM users LIMIT 1")?.exists([])?)
+}
+
 fn exists(conn: &Connection, table: &str) -> Result<bool> {
     Ok(conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?.exists([table])?)
 }

@@ -4,7 +4,9 @@
 
 use std::time::Instant;
 
-use super::{Address, CLIENT, Opened, REGISTER, STANZA_ERRORS, connect, escape, exchange, further_fields, open};
+use super::{
+    Address, CLIENT, Opened, REGISTER, STANZA_ERRORS, STREAMS, Stream, connect, escape, exchange, further_fields, open,
+};
 use crate::error::Result;
 use crate::host::Host;
 use crate::wire::Certificate;
@@ -27,6 +29,15 @@ impl Probe {
     /// Connects and begins a stream to the host. The deadline is for all that comes after as well.
     pub fn open(address: &Address, host: &Host, deadline: Instant) -> Result<Probe> {
         open(connect(address, deadline)?, address.direct_tls, host, false).map(Probe)
+    }
+
+    /// Whether the server knows the host by its ASCII form, as one does whose configuration has that.
+    pub fn knows_ascii(address: &Address, host: &Host, deadline: Instant) -> Result<bool> {
+        let mut wire = connect(address, deadline)?;
+        if address.direct_tls {
+            wire = wire.with_tls(host.ascii(), b"xmpp-client", false)?;
+        }
+        Ok(Stream::begin(wire, host.ascii())?.next()?.is(STREAMS, "features"))
     }
 
     /// Whether the server is on this very machine.

@@ -24,6 +24,7 @@ with_both_releases! {
     a_prosody_that_reads_another_file_is_found
     lines_that_are_missing_older_or_without_effect_are_found
     a_prosody_without_the_modules_is_found
+    a_prosody_that_has_a_host_in_ascii_is_found
     a_certificate_of_another_name_or_authority_is_found
     a_certificate_that_ends_soon_is_found
     a_certificate_of_another_machine_must_be_good
@@ -442,6 +443,17 @@ fn a_prosody_without_the_modules_is_found(release: Release) {
     assert!(String::from_utf8_lossy(&output.stdout).contains("host-unknown"), "{}", describe(&[], &output));
 }
 
+fn a_prosody_that_has_a_host_in_ascii_is_found(release: Release) {
+    let mut site = Site::new(release);
+    create_key(&site.db(), "bücher.example");
+    site.changes = vec![("VirtualHost \"example.com\"", "VirtualHost \"xn--bcher-kva.example\"".to_owned())];
+    let prosody = Prosody::start(&site);
+    done(&site.db(), &["set", "bücher.example", "xmpp", &prosody.addr.to_string()]);
+    let output = run(&site.db(), &["doctor", "bücher.example"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("write the host as bücher.example in its configuration"), "{text}");
+}
+
 /// What the sandbox keeps from `serve`, such as certificates in an unusual place, is kept from the checks as well.
 #[test]
 fn servers_are_looked_at_from_within_the_sandbox_of_serve() {
@@ -567,6 +579,20 @@ fn an_ejabberd_of_another_time_zone_is_found() {
         Found::of(command(&site.db(), &["--json"]).env("TZ", zone)).has("error", "zone", piece);
     }
     assert_eq!(contents(&site.db()), before);
+}
+
+#[test]
+fn an_ejabberd_whose_accounts_are_in_sql_is_found() {
+    let Some(mut site) = ejabberd::Site::new() else { return };
+    site.changes = vec![("auth_method: internal", "auth_method: sql".to_owned())];
+    site.set_up();
+    let ejabberd = Ejabberd::start(&site);
+    site.done(&["set", HOST, "xmpp", &ejabberd.xmpp.to_string()]);
+    let found = Found::of(&mut command(&site.db(), &["--json"]));
+    found.has("error", "server", "its accounts in this file, and there are none");
+    let account = serde_json::json!({ "user": "ana", "host": HOST, "password": "old" });
+    ejabberd.api("register", account);
+    Found::of(&mut command(&site.db(), &["--json"])).has("ok", "server", "ejabberd");
 }
 
 #[test]
