@@ -46,17 +46,35 @@ pub fn gate(bytes: &[u8]) {
         let Ok(head) = head::read(&rest[..end], BODY_MAX) else { return };
         assert!(head.body <= BODY_MAX);
         let original = Plain::read(&rest[..end]);
-        assert_eq!(original.all("transfer-encoding").count(), 0);
+        let codings = original.all("transfer-encoding").count();
+        assert_eq!(codings, usize::from(head.is_chunked));
         let length = original.all("content-length").collect::<Vec<_>>();
         match length[..] {
             [] => assert_eq!(head.body, 0),
-            [length] => assert_eq!(std::str::from_utf8(length).unwrap().parse(), Ok(head.body)),
+            [length] if !head.is_chunked => assert_eq!(std::str::from_utf8(length).unwrap().parse(), Ok(head.body)),
             _ => panic!("two lengths"),
         }
         let Some(body) = rest.get(end..end + head.body) else { return };
+        if head.is_chunked {
+            chunks(&rest[end..]);
+            return rewritten(head, &original);
+        }
         rewritten(head, &original);
         rest = &rest[end + body.len()..];
         rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
+    }
+}
+
+/// A chunk begins where a line ends, whatever pieces of it come first.
+fn chunks(mut rest: &[u8]) {
+    while let Ok(Some((taken, size))) = head::chunk(rest) {
+        assert!(taken > 1 && rest[..taken].ends_with(b"\n"));
+        assert!((1..taken).all(|end| head::chunk(&rest[..end]) == Ok(None)));
+        let Some(next) = usize::try_from(size).ok().and_then(|size| rest.get(taken..)?.get(size..)) else { return };
+        rest = next.strip_prefix(b"\r\n").unwrap_or(next);
+        if size == 0 {
+            return;
+        }
     }
 }
 
