@@ -230,6 +230,11 @@ mod tests {
             ("i am ANA, hello", "password-name"),
             ("with emoji \u{1f600}", "password-characters"),
             ("with a tab\tin it", "password-characters"),
+            // Not every client prepares these at the login.
+            ("no\u{a0}break space", "password-characters"),
+            ("cafe\u{301} au lait", "password-characters"),
+            ("wide letters \u{ff21}", "password-characters"),
+            ("a soft\u{ad}hyphen", "password-characters"),
             (&"x".repeat(2_000), "password-long"),
         ] {
             assert_eq!(password(typed, &ana), Err(word), "{typed:?}");
