@@ -177,7 +177,7 @@ fn list(store: &Store, host: &Host, json: bool) -> Result<()> {
     print(&lines)
 }
 
-/// Deletes a key, and then takes back what it made: where that is interrupted, the same again goes on.
+/// Deletes a key, then revokes its unused invites. After an interruption, a second call continues.
 fn delete(store: &mut Store, host: &Host, id: &str, revoke_unused: bool) -> Result<()> {
     let (source, now) = (key::source(id), log::now());
     let deleted = store.write(|tx| tx.delete_key(host, id));

@@ -1,5 +1,5 @@
-//! Counts misses by client address, so that nobody tries tokens, keys or names by the thousand; those of names by invite
-//! too, whoever tries them. In memory alone, and bounded.
+//! Counts failed attempts at tokens, keys and names by client address, and those at names by invite as well. The counts
+//! are bounded, and kept in memory alone.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -221,7 +221,7 @@ fn register(
 ) -> Result<std::result::Result<Option<String>, Problem>> {
     let values = [("name", username.as_str())];
     let arrived = visit.request.arrived;
-    // Tries of one name after the other tell who has an account here.
+    // A client that tries many names learns which accounts exist.
     let strike = || visit.limiter.strike(What::Name(&Digest::of(&found.token)), visit.request);
     let claim = match claim(visit, writer, found, username)? {
         Some(Claimed::Done(claim)) => claim,
@@ -245,7 +245,7 @@ fn register(
         Ok(Ok(())) => {
             return Ok(Ok(match settled {
                 Ok(Some(())) => None,
-                Ok(None) => Some("the database has not yet noted who has used the invite".to_owned()),
+                Ok(None) => Some("the use of the invite is not in the database yet".to_owned()),
                 Err(error) => Some(error.to_string()),
             }));
         }

@@ -52,7 +52,7 @@ pub fn answer(app: &App, request: &Request, now: i64) -> Answer {
     if request.path == "/invites_api" || request.path.starts_with("/invites_api/") {
         return Answer { response: api::with_cors(&request.path, answer.response), ..answer };
     }
-    // A script of any page may read what it gets for a link, errors too: who has the link can open it anyway.
+    // Scripts of any site can read the answer to a link, errors included: a client that has the link can open it anyway.
     let is_told = request.path == "/register" || answer.response.headers.iter().any(|(name, _)| *name == CORS);
     let response = if is_told { answer.response } else { answer.response.with(CORS, "*") };
     Answer { response, ..answer }

@@ -57,7 +57,7 @@ pub fn wish(request: &Request) -> Result<Wish, BadBody> {
         if name.trim_start().starts_with('{') {
             return Err(BadBody::Malformed("the body looks like JSON: send it with Content-Type: application/json"));
         }
-        return Err(BadBody::Field { name, why: format!("there is no such field (there are {})", FIELDS.join(", ")) });
+        return Err(BadBody::Field { name, why: format!("unknown field (the fields are {})", FIELDS.join(", ")) });
     }
     let mut wish = Wish::account();
     for (name, field) in fields.known {

@@ -57,8 +57,8 @@ pub const DELETE: &str = "\
 Usage: invited delete HOST ID [--revoke-unused] [--db FILE]
 
 Deletes the API key ID of HOST, at once on a running server too. Invites that were made with it stay
-valid, unless --revoke-unused revokes those that nobody has used; if that is interrupted, the same
-command goes on with it. Prints nothing; exit code 1 if there is no such key.
+valid; --revoke-unused revokes the unused ones. If it is interrupted, run it again to continue.
+Prints nothing. Exits with 1 if HOST has no key ID.
 ";
 
 pub const INVITE: &str = "\
@@ -117,8 +117,8 @@ Usage: invited import FILE [--db FILE]
 Imports the API keys and the pending invites that Prosody's own modules have made, so that bookmarks
 and links that are out already go on working. FILE is Prosody's folder of a host or a file in it,
 such as /var/lib/prosody/example%2ecom/invite_api_keys.dat, or its SQLite database.
-Everything is checked before anything is written; if the writing is interrupted, the same command
-goes on with it. Prints what was imported: `2 keys, 5 invites, 0 skipped`. What is here already, or
+Everything is checked before anything is written. If the import is interrupted, run it again to
+continue. Prints what was imported: `2 keys, 5 invites, 0 skipped`. What is here already, or
 has expired, is skipped.
 ";
 

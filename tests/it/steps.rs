@@ -227,14 +227,19 @@ fn what_ejabberd_had_before_is_taken_over_in_steps_and_by_the_next_command_where
     assert_eq!(count(&conn, "invited_invite WHERE token IN ('t0003', 't0599')"), 0);
 }
 
+/// A key of a new database, whose invites those of [`fill`] are.
+fn filled_by_a_key(db: &Path) -> (String, Connection) {
+    let key = done(db, &["create", HOST]).trim_end().to_owned();
+    let conn = open(db);
+    fill(&conn, &format!("api/token/{}", key.split_once('/').unwrap().0));
+    (key, conn)
+}
+
 #[test]
 fn a_list_with_many_expired_invites_comes_in_short_pages_and_is_whole() {
     let folder = Folder::new();
     let db = folder.db();
-    let key = done(&db, &["create", HOST]);
-    let key = key.trim_end();
-    let conn = open(&db);
-    fill(&conn, &format!("api/token/{}", key.split_once('/').unwrap().0));
+    let (key, conn) = filled_by_a_key(&db);
     // They have expired and are not pruned yet, since the server does that first of all.
     let server = Server::start(&db);
     let bearer = format!("Bearer {key}");
@@ -271,10 +276,7 @@ fn a_list_with_many_expired_invites_comes_in_short_pages_and_is_whole() {
 fn a_page_of_the_list_ends_where_it_shows_very_many_uses() {
     let folder = Folder::new();
     let db = folder.db();
-    let key = done(&db, &["create", HOST]);
-    let key = key.trim_end();
-    let conn = open(&db);
-    fill(&conn, &format!("api/token/{}", key.split_once('/').unwrap().0));
+    let (key, conn) = filled_by_a_key(&db);
     conn.execute_batch(
         "INSERT INTO invited_use (token, used_at) SELECT a.token, 1 FROM n AS a, n AS b WHERE a.i <= 10",
     )
