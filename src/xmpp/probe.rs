@@ -4,9 +4,7 @@
 
 use std::time::Instant;
 
-use super::{
-    Address, CLIENT, Opened, REGISTER, STANZA_ERRORS, STREAMS, Stream, connect, escape, exchange, further_fields, open,
-};
+use super::{Address, Opened, REGISTER, STREAMS, StanzaError, Stream, connect, escape, exchange, further_fields, open};
 use crate::error::Result;
 use crate::host::Host;
 use crate::wire::Certificate;
@@ -62,9 +60,7 @@ impl Probe {
         if answer.attribute("type") == Some("result") {
             return Ok(Shown::Taken);
         }
-        let errors = answer.child(CLIENT, "error").map(|error| error.children.as_slice()).unwrap_or_default();
-        let condition = errors.iter().find(|child| child.namespace == STANZA_ERRORS && child.name != "text");
-        Ok(match condition.map_or("an error", |condition| &condition.name) {
+        Ok(match StanzaError::read(&answer).condition.as_str() {
             // The latter is the condition of XEP-0445, the former Prosody's.
             "forbidden" | "item-not-found" => Shown::Refused,
             other => Shown::Odd(other.to_owned()),
@@ -80,9 +76,7 @@ impl Probe {
         if answer.attribute("type") == Some("result") {
             return Ok(None);
         }
-        let errors = answer.child(CLIENT, "error").map(|error| error.children.as_slice()).unwrap_or_default();
-        let text = errors.iter().find(|child| child.namespace == STANZA_ERRORS && child.name == "text");
-        Ok(Some(text.map(|text| text.text.clone()).unwrap_or_default()))
+        Ok(Some(StanzaError::read(&answer).text.unwrap_or_default()))
     }
 
     /// The fields that it wants in a registration besides a name and a password.
