@@ -175,6 +175,8 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
     // A bound, so that a flood of connections can't keep the loop from seeing that it should stop.
     for _ in 0..1024 {
         match listener.accept() {
+            // A flood of those would otherwise cost each honest client in the queue the time of a thread.
+            Ok(stream) if stream.is_abandoned() => {}
             Ok(stream) => gate.admit(stream, listener.door),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -375,6 +377,33 @@ mod tests {
             }
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length))?;
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_closed_before_its_turn_takes_no_place() {
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), Door::Guests).unwrap();
+        listener.set_nonblocking().unwrap();
+        let address = listener.address().unwrap();
+        let gate = Gate::new(LIMITS, Upstream::open("unused".into(), 0).unwrap(), &Arc::default());
+        for _ in 0..10 {
+            drop(TcpStream::connect(address).unwrap());
+        }
+        accept_all(&gate, &listener);
+        let (stream, _client) = UnixStream::pair().unwrap();
+        let first = gate.enter(&mut gate.lock(), &Arc::new(Stream::Unix(stream)));
+        assert_eq!(first, 0, "connections are numbered from 0, and the closed ones got no number");
+    }
+
+    #[test]
+    fn a_client_that_sends_or_waits_has_not_abandoned_its_connection() {
+        let (stream, mut client) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(stream);
+        assert!(!stream.is_abandoned());
+        client.write_all(b"G").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!stream.is_abandoned(), "a request that has been sent is answered");
+        assert_eq!((&stream).read(&mut [0; 2]).unwrap(), 1);
+        assert!(stream.is_abandoned());
     }
 
     #[test]

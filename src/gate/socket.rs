@@ -13,7 +13,9 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_domain};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, recv, socket_with,
+};
 use rustix::process::umask;
 
 /// What the log and the handlers are told of a client that came over a Unix socket.
@@ -224,6 +226,16 @@ impl Stream {
             Stream::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
             Stream::Unix(stream) => stream.set_write_timeout(Some(timeout)),
         }
+    }
+
+    /// Whether the client has already ended the connection, or its side of it, without a byte: it asks for nothing.
+    pub fn is_abandoned(&self) -> bool {
+        let fd = match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        };
+        let peeked = recv(fd, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Ok((0, _)) | Err(Errno::CONNRESET))
     }
 
     /// Ends one direction or both.
