@@ -76,10 +76,7 @@ impl Store {
             |store, last| store.overdue(host, last, now),
             |tx, invite| tx.end(&invite.token, State::Expired, now),
         )?;
-        let forgotten = self.step_through(
-            |store, _| store.ended_before(host, now - HISTORY_SECS),
-            |tx, invite| tx.forget(invite.number, &invite.token),
-        )?;
+        let forgotten = self.forget_ended(host, now - HISTORY_SECS)?;
         self.clear_ejabberd(now)?;
         self.step_through(
             |store, _| store.old_requests(now),
@@ -87,6 +84,33 @@ impl Store {
         )?;
         self.write(|tx| tx.erase_left_behind(now))?;
         Ok(Pruned { expired, forgotten })
+    }
+
+    /// Removes from our history what ended before a time, and returns how many invites that were. Those with many uses lose
+    /// them first, in steps of their own.
+    fn forget_ended(&mut self, host: Option<&Host>, before: i64) -> Result<usize> {
+        let mut count = 0;
+        loop {
+            let ended = self.ended_before(host, before)?;
+            if ended.is_empty() {
+                return Ok(count);
+            }
+            self.step_through(|store, _| store.uses_of(&ended), |tx, number| tx.forget_use(*number))?;
+            self.in_steps(&ended, |tx, invite| tx.forget(invite.number, &invite.token))?;
+            count += ended.len();
+        }
+    }
+
+    /// The numbers of some uses of these invites.
+    fn uses_of(&self, invites: &[Due]) -> Result<Vec<i64>> {
+        let mut query = self.conn.prepare_cached("SELECT number FROM invited_use WHERE token = ?1 LIMIT ?2")?;
+        let mut numbers = Vec::new();
+        for invite in invites {
+            let room = STEP - numbers.len();
+            let rows = query.query_map(params![invite.token, room as i64], |row| row.get(0))?;
+            numbers.extend(rows.collect::<rusqlite::Result<Vec<i64>>>()?);
+        }
+        Ok(numbers)
     }
 
     /// Some invites that have expired without being marked so, of one host or of all, after this one.
@@ -139,6 +163,11 @@ impl Store {
 }
 
 impl Tx<'_> {
+    fn forget_use(&self, number: i64) -> Result<()> {
+        self.conn.prepare_cached("DELETE FROM invited_use WHERE number = ?1")?.execute([number])?;
+        Ok(())
+    }
+
     fn delete_used_in_ejabberd(&self, token: &str) -> Result<()> {
         ejabberd::delete(self.conn, token)
     }

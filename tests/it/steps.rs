@@ -128,6 +128,15 @@ fn an_interrupted_prune_goes_on() {
     let stop = format!("DELETE ON invited_request WHEN OLD.name = 't{STOP}'");
     assert_eq!(interrupted(&db, &["prune"], "invited_request", &stop), "0 expired, 0 forgotten\n");
 
+    // One invite with very many uses ended long ago.
+    conn.execute_batch(
+        "UPDATE invited_invite SET ended_at = 1 WHERE token = 't1';
+         INSERT INTO invited_use (number, token, used_at) SELECT i, 't1', i FROM n",
+    )
+    .unwrap();
+    let stop = format!("DELETE ON invited_use WHEN OLD.number = {STOP}");
+    assert_eq!(interrupted(&db, &["prune"], "invited_use", &stop), "0 expired, 1 forgotten\n");
+
     conn.execute_batch("UPDATE invited_invite SET ended_at = number").unwrap();
     let stop = format!("DELETE ON invited_invite WHEN OLD.token = 't{STOP}'");
     let forgotten = interrupted(&db, &["prune"], "invited_invite", &stop);
