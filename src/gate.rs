@@ -175,8 +175,8 @@ fn accept_all(gate: &Arc<Gate>, listener: &Listener) {
     // A bound, so that a flood of connections can't keep the loop from seeing that it should stop.
     for _ in 0..1024 {
         match listener.accept() {
-            // A flood of those would otherwise cost each honest client in the queue the time of a thread.
-            Ok(stream) if stream.is_abandoned() => {}
+            // A thread for each of a flood of these would delay the clients that come after them.
+            Ok(stream) if stream.is_closed_by_client() => {}
             Ok(stream) => gate.admit(stream, listener.door),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_closed_before_its_turn_takes_no_place() {
+    fn a_connection_that_is_closed_before_it_is_accepted_takes_no_place() {
         let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), Door::Guests).unwrap();
         listener.set_nonblocking().unwrap();
         let address = listener.address().unwrap();
@@ -395,15 +395,15 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_or_waits_has_not_abandoned_its_connection() {
+    fn a_client_that_waits_or_has_sent_a_request_is_served() {
         let (stream, mut client) = UnixStream::pair().unwrap();
         let stream = Stream::Unix(stream);
-        assert!(!stream.is_abandoned());
+        assert!(!stream.is_closed_by_client());
         client.write_all(b"G").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(!stream.is_abandoned(), "a request that has been sent is answered");
+        assert!(!stream.is_closed_by_client(), "a request that has been sent is answered");
         assert_eq!((&stream).read(&mut [0; 2]).unwrap(), 1);
-        assert!(stream.is_abandoned());
+        assert!(stream.is_closed_by_client());
     }
 
     #[test]

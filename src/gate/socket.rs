@@ -228,8 +228,8 @@ impl Stream {
         }
     }
 
-    /// Whether the client has already ended the connection, or its side of it, without a byte: it asks for nothing.
-    pub fn is_abandoned(&self) -> bool {
+    /// Whether the client has closed the connection, or its sending side, and left no byte to read.
+    pub fn is_closed_by_client(&self) -> bool {
         let fd = match self {
             Stream::Tcp(stream) => stream.as_fd(),
             Stream::Unix(stream) => stream.as_fd(),

@@ -86,8 +86,8 @@ impl Store {
         Ok(Pruned { expired, forgotten })
     }
 
-    /// Removes from our history what ended before a time, and returns how many invites that were. Those with many uses lose
-    /// them first, in steps of their own.
+    /// Deletes the invites that ended before a time from our history, and returns their number. Their uses go first, in steps
+    /// of their own: one invite can have very many.
     fn forget_ended(&mut self, host: Option<&Host>, before: i64) -> Result<usize> {
         let mut count = 0;
         loop {
@@ -107,6 +107,9 @@ impl Store {
         let mut numbers = Vec::new();
         for invite in invites {
             let room = STEP - numbers.len();
+            if room == 0 {
+                break;
+            }
             let rows = query.query_map(params![invite.token, room as i64], |row| row.get(0))?;
             numbers.extend(rows.collect::<rusqlite::Result<Vec<i64>>>()?);
         }
